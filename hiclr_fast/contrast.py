@@ -1,0 +1,55 @@
+"""HiCLR's pair of encoders, the learned mask fill and the queue of keys."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiclr_kernels.contrast_ref import hierarchical_contrast
+from hiclr_kernels.queue import momentum_update, queue_update
+
+
+class HiCLR(nn.Module):
+    """Query encoder, momentum (key) encoder, queue.
+
+    encoder: the initialised query encoder; the key encoder starts as its copy (MoCo). queue_size: rows Q.
+    State beside the encoders: `fill` (1,) learned value of masked joints, starts at 0; `queue` (Q, D) unit rows, random
+    at the start; `pointer` () int64, the row that is written next.
+    """
+
+    def __init__(self, encoder: nn.Module, feature_dim: int, queue_size: int, momentum: float, temperature: float):
+        super().__init__()
+        self.encoder_q = encoder
+        self.encoder_k = copy.deepcopy(encoder).requires_grad_(False)
+        self.fill = nn.Parameter(torch.zeros(1))
+        self.register_buffer("queue", F.normalize(torch.randn(queue_size, feature_dim), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self.momentum, self.temperature = momentum, temperature
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [self.fill, *self.encoder_q.parameters()]
+
+    def queries(self, views: Sequence[Tensor]) -> Tensor:
+        """(B, N, D) unit rows; every view is its own pass, with its own batch statistics, weakest first."""
+        return torch.stack([F.normalize(_wide(self.encoder_q(view)), dim=1) for view in views])
+
+    @torch.no_grad()
+    def keys(self, view: Tensor) -> Tensor:
+        """(N, D) unit rows. Moves the key encoder first, by the query weights from before the optimizer step."""
+        momentum_update(self.encoder_k.parameters(), self.encoder_q.parameters(), self.momentum)
+        return F.normalize(_wide(self.encoder_k(view)), dim=1)
+
+    def loss(self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int) -> tuple[Tensor, Tensor]:
+        """`hierarchical_contrast` against the queue as it stands (before this step's keys enter)."""
+        return hierarchical_contrast(q, key, self.queue, temperature=self.temperature, weights=weights, topk=topk)
+
+    def enqueue(self, key: Tensor) -> None:
+        """After the backward pass: autograd still reads the old queue."""
+        queue_update(self.queue, self.pointer, key)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: unit rows are normalised and compared in full precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,113 @@
+"""ST-GCN (Yan et al., AAAI 2018) as HiCLR's release uses it: ten blocks, 16 channels at the start, 256 features.
+
+Inside, activations are logically (R, C, T, V) with R = N * M rows (row n * M + m), stored channels last. Each block
+aggregates over joints before its 1x1 convolution (fewer values, since no block narrows); the convolution's bias then
+becomes a bias per joint. `official.py` maps the parameter names to the official ones.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiclr_fast.models.layers import Dropout
+
+TEMPORAL_KERNEL = 9
+BLOCK_STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
+
+
+def block_widths(hidden_channels: int, hidden_dim: int) -> tuple[int, ...]:
+    """Output channels of the ten blocks: c x4, 2c x3, 4c x2, and the feature width (official net/st_gcn.py)."""
+    c = hidden_channels
+    return (c,) * 4 + (2 * c,) * 3 + (4 * c,) * 2 + (hidden_dim,)
+
+
+class Block(nn.Module):
+    """Graph convolution, BN, ReLU, (9, 1) convolution with stride, BN, dropout, + residual, ReLU."""
+
+    def __init__(self, c_in: int, c_out: int, subsets: int, joints: int, stride: int, dropout: float, residual: bool):
+        super().__init__()
+        self.edge_importance = nn.Parameter(torch.ones(subsets, joints, joints))
+        self.gcn = nn.Conv2d(c_in, subsets * c_out, 1)  # channel = subset * c_out + c
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv = nn.Conv2d(c_out, c_out, (TEMPORAL_KERNEL, 1), (stride, 1), (TEMPORAL_KERNEL // 2, 0))
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.dropout = Dropout(dropout)
+        self.residual: nn.Module | None = None
+        if residual:
+            same = c_in == c_out and stride == 1
+            project = (nn.Conv2d(c_in, c_out, 1, (stride, 1)), nn.BatchNorm2d(c_out))
+            self.residual = nn.Identity() if same else nn.Sequential(*project)
+
+    def graph_conv(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """out[:, :, w] = sum_k W_k sum_v x[:, :, v] A_k[v, w] + sum_k b_k sum_v A_k[v, w]. x: (R, C, T, V)."""
+        r, c_in, frames, joints = x.shape
+        a = adjacency * self.edge_importance  # (K, V, W)
+        subsets = a.shape[0]
+        gather = a.permute(2, 0, 1).reshape(joints * subsets, joints)  # ((w, k), v)
+        gathered = gather.to(x.dtype) @ x.permute(0, 2, 3, 1).reshape(r * frames, joints, c_in)
+        weight = self.gcn.weight.view(subsets, -1, c_in).permute(1, 0, 2).reshape(-1, subsets * c_in)
+        out = F.linear(gathered.reshape(-1, subsets * c_in), weight).view(r, frames, joints, -1)
+        bias = a.sum(1).T @ self.gcn.bias.view(subsets, -1)  # (W, C_out)
+        return (out + bias.to(out.dtype)).permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.graph_conv(x, adjacency)))
+        y = self.dropout(self.bn2(self.conv(y)))
+        return F.relu(y if self.residual is None else y + self.residual(x))
+
+
+class STGCN(nn.Module):
+    """Encoder and projector.
+
+    adjacency: (K, V, V). Forward takes (N, C, T, V, M) and returns the projection (N, feature_dim), not normalised;
+    `features` returns the pooled (N, hidden_dim). Defaults: the released pretraining configuration.
+    """
+
+    def __init__(
+        self,
+        adjacency: Tensor,
+        in_channels: int = 3,
+        hidden_channels: int = 16,
+        hidden_dim: int = 256,
+        feature_dim: int = 128,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        subsets, joints, _ = adjacency.shape
+        self.register_buffer("A", adjacency.float())
+        self.data_bn = nn.BatchNorm1d(in_channels * joints)
+        widths = (in_channels, *block_widths(hidden_channels, hidden_dim))
+        self.blocks = nn.ModuleList(
+            Block(widths[i], widths[i + 1], subsets, joints, stride, dropout if i else 0.0, residual=i > 0)
+            for i, stride in enumerate(BLOCK_STRIDES)
+        )
+        self.projector = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, feature_dim))
+
+    def normalize_input(self, x: Tensor) -> Tensor:
+        """(N, C, T, V, M) -> rows (N * M, C, T, V), batch-normalised per joint and coordinate (channel = v * C + c)."""
+        n, c, frames, joints, bodies = x.shape
+        rows = x.permute(0, 4, 3, 1, 2).reshape(n * bodies, joints * c, frames)
+        rows = self.data_bn(rows).view(n * bodies, joints, c, frames)
+        return rows.permute(0, 2, 3, 1).contiguous(memory_format=torch.channels_last)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, hidden_dim): mean over frames and joints, then over bodies (an empty body counts, as in the release)."""
+        n, bodies = x.shape[0], x.shape[4]
+        x = self.normalize_input(x)
+        for block in self.blocks:
+            x = block(x, self.A)
+        return x.mean(dim=(2, 3)).view(n, bodies, -1).mean(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projector(self.features(x))
+
+
+def init_official(model: nn.Module) -> None:
+    """The release's initialisation (official weights_init): convolution and linear weights N(0, 0.02), biases 0,
+    batch-norm weights N(1, 0.02)."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(module.weight, 1.0, 0.02)

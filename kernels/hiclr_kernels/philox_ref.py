@@ -1,0 +1,56 @@
+"""Philox4x32-10 in plain torch: counter-based random numbers (Salmon et al., SC 2011, "Parallel random numbers: as easy
+as 1, 2, 3"; constants of its table 2 and section 3.3).
+
+Same key and counter, same numbers: on any device, in any order, at any time. Nothing has to be saved to resume.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+_MASK = 0xFFFFFFFF
+
+
+def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    product = a * b  # int64 wraps modulo 2^64, so both 32-bit halves are right
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def philox(key: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four words of 32 random bits for every counter.
+
+    key: 64-bit seed. c0..c3: int64 tensors of values in [0, 2^32), shapes that broadcast together.
+    Returns four int64 tensors of the broadcast shape, values in [0, 2^32).
+    """
+    k0, k1 = key & _MASK, (key >> 32) & _MASK
+    c0, c1, c2, c3 = torch.broadcast_tensors(c0, c1, c2, c3)
+    for _ in range(ROUNDS):
+        hi0, lo0 = _mulhilo(MULTIPLIER[0], c0)
+        hi1, lo1 = _mulhilo(MULTIPLIER[1], c2)
+        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
+        k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def uniform(key: int, c1: Tensor, c2: Tensor, c3: Tensor, count: int, *, first_block: int = 0) -> Tensor:
+    """`count` float32 values in [0, 1) for every counter (c1, c2, c3): shape (*broadcast, count).
+
+    The last counter word walks over blocks of four values, from `first_block`. 24 bits a value.
+    """
+    block = torch.arange(first_block, first_block + -(-count // 4), device=c1.device)
+    words = philox(key, block, c1[..., None], c2[..., None], c3[..., None])
+    bits = torch.stack(words, dim=-1).flatten(-2)[..., :count]
+    return (bits >> 8).to(torch.float32) * 2.0**-24
+
+
+def normal(key: int, c1: Tensor, c2: Tensor, c3: Tensor, count: int, *, first_block: int) -> Tensor:
+    """`count` standard normal float32 values for every counter (Box and Muller 1958): shape (*broadcast, count)."""
+    pairs = -(-count // 2)
+    u = uniform(key, c1, c2, c3, 2 * pairs, first_block=first_block).unflatten(-1, (pairs, 2))
+    radius = torch.sqrt(-2 * torch.log1p(-u[..., 0]))  # 1 - u is in (0, 1]
+    angle = 2 * math.pi * u[..., 1]
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(-2)[..., :count]
