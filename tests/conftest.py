@@ -64,4 +64,4 @@ def real_data():
 def rms_error(out, ref) -> float:
     """Relative RMS error ||out - ref|| / ||ref|| in float64."""
     out, ref = torch.as_tensor(out).double(), torch.as_tensor(ref).double()
-    return float((out - ref).norm() / ref.norm())
+    return float((out.detach() - ref.detach()).norm() / ref.detach().norm())

@@ -5,7 +5,7 @@ import torch
 from conftest import rms_error
 from torch import nn
 
-from hiclr_fast.models.layers import Dropout
+from hiclr_fast.models.layers import BatchNorm, Dropout
 from hiclr_fast.models.official import official_name
 from hiclr_fast.models.stgcn import STGCN, init_official
 
@@ -89,3 +89,22 @@ def test_dropout_strided_view_and_bfloat16():
     y = Dropout(0.5)(x)
     assert y.dtype == torch.bfloat16
     assert bool(((y == 0) | (y == 2 * x)).all())
+
+
+def test_batch_norm_matches_torch_in_double():
+    """Output, gradients and running statistics of the float32 CPU path against nn.BatchNorm2d in double."""
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(8), nn.BatchNorm2d(8).double()
+    ours.weight.data.uniform_(0.5, 1.5)
+    ours.bias.data.normal_()
+    theirs.load_state_dict(ours.state_dict())
+    x = (torch.randn(6, 8, 7, 5) * 3 + 10).to(memory_format=torch.channels_last)
+    a, b = x.clone().requires_grad_(), x.double().requires_grad_()
+    grad = torch.randn_like(x)
+    ours(a).backward(grad)
+    theirs(b).backward(grad.double())
+    for got, want in ((a.grad, b.grad), (ours.weight.grad, theirs.weight.grad), (ours.bias.grad, theirs.bias.grad)):
+        assert rms_error(got, want) < 1e-5
+    assert rms_error(ours(x), theirs(x.double())) < 1e-6
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name).double(), buffer.double(), rtol=1e-6, atol=1e-6)

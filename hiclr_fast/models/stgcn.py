@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiclr_fast.models.layers import Dropout
+from hiclr_fast.models.layers import BatchNorm, Dropout
 
 TEMPORAL_KERNEL = 9
 BLOCK_STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
@@ -28,14 +28,14 @@ class Block(nn.Module):
         super().__init__()
         self.edge_importance = nn.Parameter(torch.ones(subsets, joints, joints))
         self.gcn = nn.Conv2d(c_in, subsets * c_out, 1)  # channel = subset * c_out + c
-        self.bn1 = nn.BatchNorm2d(c_out)
+        self.bn1 = BatchNorm(c_out)
         self.conv = nn.Conv2d(c_out, c_out, (TEMPORAL_KERNEL, 1), (stride, 1), (TEMPORAL_KERNEL // 2, 0))
-        self.bn2 = nn.BatchNorm2d(c_out)
+        self.bn2 = BatchNorm(c_out)
         self.dropout = Dropout(dropout)
         self.residual: nn.Module | None = None
         if residual:
             same = c_in == c_out and stride == 1
-            project = (nn.Conv2d(c_in, c_out, 1, (stride, 1)), nn.BatchNorm2d(c_out))
+            project = (nn.Conv2d(c_in, c_out, 1, (stride, 1)), BatchNorm(c_out))
             self.residual = nn.Identity() if same else nn.Sequential(*project)
 
     def graph_conv(self, x: Tensor, adjacency: Tensor) -> Tensor:

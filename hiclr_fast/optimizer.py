@@ -1,0 +1,38 @@
+"""SGD and the learning rate of every step."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+MOMENTUM = 0.9  # official, fixed
+
+
+def make_sgd(params: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD with momentum 0.9; weight decay acts on everything trainable: batch norm, biases and the mask fill too."""
+    return torch.optim.SGD(params, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay, foreach=True)
+
+
+def learning_rate(
+    epoch: float,
+    *,
+    base: float,
+    epochs: int,
+    drops: Sequence[int] = (),
+    warmup: int = 0,
+    schedule: str = "step",
+) -> float:
+    """Learning rate at `epoch`, 1-based; a fraction is the progress inside the epoch (used by warm-up and cosine).
+
+    step: x0.1 from the epoch after each of `drops` (official adjust_lr: epoch > drop). cosine: half a cosine from the
+    end of the warm-up to 0 at the end of the last epoch. warmup: linear from 0 over that many epochs.
+    """
+    done = epoch - 1
+    if done < warmup:
+        return base * done / warmup
+    if schedule == "cosine":
+        progress = (done - warmup) / max(1, epochs - warmup)
+        return base * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, progress)))))
+    if schedule != "step":
+        raise ValueError(f"unknown schedule {schedule!r}: expected step or cosine")
+    return base * 0.1 ** sum(int(epoch) > drop for drop in drops)
