@@ -1,0 +1,128 @@
+"""A run folder: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoint.pt, encoder.safetensors.
+
+It is enough to rebuild the model, to resume, and to evaluate.
+"""
+
+import json
+import os
+import pickle
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hiclr_fast.config import PretrainConfig, as_plain, load_yaml, save_yaml
+from hiclr_fast.errors import InputError
+
+CHECKPOINT = "checkpoint.pt"
+ENCODER = "encoder.safetensors"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, commit and hardware that a reader needs to judge the numbers."""
+    found = {"python": platform.python_version(), "machine": platform.machine(), "cpu_threads": torch.get_num_threads()}
+    for package in ("hiclr_fast", "torch", "triton", "numpy", "numba", "nvidia-dali-cuda130"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
+    found["commit"] = git.stdout.strip() or None
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return found
+
+
+def free_name(root: Path, stem: str) -> Path:
+    """root/stem, or root/stem-2, ... whichever does not exist yet."""
+    number, path = 1, root / stem
+    while path.exists():
+        number += 1
+        path = root / f"{stem}-{number}"
+    return path
+
+
+def create_run(out: Path, config: PretrainConfig, device: torch.device, data_checksum: str) -> None:
+    """Makes the folder; InputError when it exists."""
+    if out.exists():
+        raise InputError(f"{out} exists already; choose another --out, or continue it with --resume {out}")
+    out.mkdir(parents=True)
+    save_yaml(config, out / "config.yaml")
+    facts = {**environment(device), "data_checksum": data_checksum}
+    (out / "environment.json").write_text(json.dumps(facts, indent=1))
+
+
+def save_atomic(content: dict[str, Any], path: Path) -> None:
+    """torch.save under a temporary name, flushed to disk, then renamed: the old file stays whole until the new one is."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours, on CPU; never unpickles anything but tensors and plain values."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give a run that has saved a checkpoint") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict) or "model" not in content or "config" not in content:
+        raise InputError(f"{path}: not a checkpoint of hiclr_fast; for official weights add --format official")
+    return content
+
+
+def load_run_config(run: Path) -> PretrainConfig:
+    if not (Path(run) / "config.yaml").is_file():
+        raise InputError(f"{run} is not a run folder (no config.yaml); give the --out of a pretraining run")
+    return load_yaml(Path(run) / "config.yaml")
+
+
+class Metrics:
+    """Appends to metrics.jsonl and TensorBoard. On resume, lines from beyond the checkpoint are dropped."""
+
+    def __init__(self, run: Path, resume_epoch: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "metrics.jsonl"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["epoch"] <= resume_epoch]
+            temporary = self.path.with_name(".metrics.tmp")
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+            os.replace(temporary, self.path)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=resume_epoch + 1)
+
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, epoch)
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def export_encoder(encoder: torch.nn.Module, config: PretrainConfig, layout: str, path: Path) -> None:
+    """The query encoder as safetensors; config and layout go into its metadata."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    state = {name: tensor.contiguous().cpu() for name, tensor in encoder.state_dict().items()}
+    save_file(state, temporary, metadata={"config": json.dumps(as_plain(config)), "layout": layout})
+    os.replace(temporary, path)
+
+
+def load_encoder_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(state, config values) of an exported encoder."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return state, json.loads((file.metadata() or {})["config"])
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not an encoder exported by hiclr_fast ({error})") from None

@@ -1,0 +1,92 @@
+"""Pretrains HiCLR.
+
+With no --data, --config or --resume: a small synthetic dataset (made in data/synthetic) and configs/synthetic.yaml.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from hiclr_fast.config import PretrainConfig, load_yaml
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.preprocess import Preprocess
+from hiclr_fast.data.synthetic import pack_synthetic
+from hiclr_fast.errors import InputError, run_script
+from hiclr_fast.features import build_encoder, raw_features
+from hiclr_fast.pretrain import Pretrainer, finish, knn_accuracy, resume, start
+from hiclr_fast.run import free_name, load_run_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the settings start from; every other flag goes on top."""
+
+    config: Path | None = None
+    """YAML of a run, see configs/."""
+    resume: Path | None = None
+    """Run folder to continue, in place."""
+
+
+@dataclass(frozen=True)
+class Args:
+    source: tyro.conf.OmitArgPrefixes[Source]
+    run: tyro.conf.OmitArgPrefixes[PretrainConfig]
+
+
+def base_config(argv: list[str]) -> tuple[Source, PretrainConfig]:
+    """The settings below the flags: the resumed run's, the YAML's, the synthetic preset's or the defaults."""
+    source, rest = tyro.cli(Source, args=argv, return_unknown_args=True, add_help=False)
+    if source.resume:
+        return source, replace(load_run_config(source.resume), out=source.resume)
+    if source.config:
+        return source, load_yaml(source.config)
+    if not any(arg.split("=")[0] == "--data" for arg in rest):
+        return source, load_yaml(ROOT / "configs" / "synthetic.yaml")
+    return source, PretrainConfig()
+
+
+def compare(trainer: Pretrainer) -> None:
+    """One line: 1-NN accuracy of raw coordinates, of the encoder before training, and of the pretrained one."""
+    data, config = trainer.data, trainer.config
+    raw = knn_accuracy(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
+    fresh = Pretrainer(config, data)
+    before, after = fresh.knn(fresh.model.encoder_q), trainer.knn(trainer.model.encoder_q)
+    print(
+        f"1-NN accuracy (cosine) on {len(data['val'])} validation samples: "
+        f"random-init encoder {before:.1f} %, pretrained encoder {after:.1f} %, raw features {raw:.1f} %"
+    )
+
+
+def main() -> int:
+    source, base = base_config(sys.argv[1:])
+    config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
+    data_dir = config.data
+    if data_dir is None:
+        data_dir = Path("data/synthetic")
+        if not data_dir.exists():
+            pack_synthetic(data_dir, Preprocess())
+    data = open_packed(data_dir)
+    if source.resume:
+        trainer, out = resume(config, data, source.resume), source.resume
+    else:
+        out = config.out or free_name(Path("runs"), f"{data_dir.name}_{config.stream}")
+        trainer = start(replace(config, data=data_dir, out=out), data, out)
+    print(f"run {out}: {len(data['train'])} samples, {trainer.loader.steps} steps an epoch, on {trainer.device}")
+    if not trainer.run(out):
+        print(f"stopped in epoch {trainer.epoch} after step {trainer.step}; continue with --resume {out}")
+        return 0
+    finish(trainer, out)
+    if "val" in data.splits:
+        compare(trainer)
+    print(f"evaluate with: python scripts/evaluate.py linear --run {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
