@@ -85,7 +85,8 @@ def draw_view(
     if kind == "basic":
         return params
     main = (u[:, 8] * 3).long()
-    largest = torch.where(torch.arange(3, device=sample.device) == main[:, None], config.rotate_main, config.rotate_minor)
+    axis = torch.arange(3, device=sample.device)
+    largest = torch.where(axis == main[:, None], config.rotate_main, config.rotate_minor)  # (N, 3) degrees
     params.matrix = rotation(u[:, 9:12] * largest * (math.pi / 180)) @ shear
     params.flip = u[:, 7] < config.flip_p
     count = channels * frames * joints * bodies
@@ -93,7 +94,7 @@ def draw_view(
     params.noise = noise * ((u[:, 12] < config.noise_p) * config.noise_std)[:, None, None, None, None]
     low, high = config.blur_sigma
     params.blur = blur_taps(low + u[:, 13] * (high - low), u[:, 14] < config.blur_p, config.blur_normalized)
-    hidden_axis = (u[:, 16] * 3).long()[:, None] == torch.arange(3, device=sample.device)
+    hidden_axis = (u[:, 16] * 3).long()[:, None] == axis
     params.axis_keep = 1 - (hidden_axis & (u[:, 15] < config.axis_p)[:, None]).float()
     if config.time_flip_p:
         params.time_flip = u[:, 17] < config.time_flip_p

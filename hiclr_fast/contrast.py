@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from hiclr_kernels.contrast_ref import hierarchical_contrast
 from hiclr_kernels.queue import momentum_update, queue_update
+from torch import Tensor, nn
 
 
 class HiCLR(nn.Module):

@@ -77,9 +77,7 @@ class Pretrainer:
             group["lr"] = self.lr_now()
         number = (self.epoch - 1) * self.loader.steps + self.step
         kinds = (*c.branches, KEY_VIEW)
-        views = make_views(
-            x, ids, kinds, c.augment, self.data.layout, seed=c.seed, step=number, stream=c.stream, fill=model.fill
-        )
+        views = make_views(x, ids, kinds, c.augment, self.data.layout, seed=c.seed, step=number, stream=c.stream, fill=model.fill)
         with self.autocast():
             q = model.queries(views[:-1])
             key = model.keys(views[-1])

@@ -6,17 +6,15 @@ With no --data, --config or --resume: a small synthetic dataset (made in data/sy
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import tyro
-from tqdm import tqdm
 
 from hiclr_fast.config import PretrainConfig, load_yaml
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.data.synthetic import pack_synthetic
-from hiclr_fast.errors import InputError, run_script
-from hiclr_fast.features import build_encoder, raw_features
+from hiclr_fast.errors import run_script
+from hiclr_fast.features import raw_features
 from hiclr_fast.pretrain import Pretrainer, finish, knn_accuracy, resume, start
 from hiclr_fast.run import free_name, load_run_config
 

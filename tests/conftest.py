@@ -1,4 +1,4 @@
-"""Golden arrays and real recordings: from HICLR_SHARED where it exists, else the compact golden subset beside the tests."""
+"""Golden arrays and real recordings: from HICLR_SHARED where it exists, else the compact subset beside the tests."""
 
 import os
 from pathlib import Path

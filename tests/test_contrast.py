@@ -1,4 +1,4 @@
-"""Whole pretraining steps against recorded ones of the official processor: double within 1e-8, float32 within its noise."""
+"""Whole pretraining steps against recorded ones of the official processor: 1e-8 in double, its own noise in float32."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def views(g, step: int, mask_tv, fill, dtype) -> tuple[list[torch.Tensor], torch
 
 
 def run_step(model, g, run: str, step: int, topk: int, dtype):
-    """One step in the loop's order; returns the terms, the loss, the queries, the keys and the gradients by our name."""
+    """One step in the loop's order: terms, loss, queries, keys, and gradients by our name."""
     query_views, key_view = views(g, step, g.t(f"{run}/mask_TV", dtype), model.fill, dtype)
     q = model.queries(query_views)
     key = model.keys(key_view)
@@ -98,12 +98,11 @@ def test_two_consecutive_steps_in_double(golden):
             assert (grad - want).norm() <= 1e-8 * max(total, float(want.norm())), f"{run} {name}"
         compared = 0
         for name, value in model.state_dict().items():
-            recorded = f"{prefix}/f64/after/{official_key(name)}"
-            if recorded in g:
-                want = g.t(recorded).reshape(value.shape)
-                torch.testing.assert_close(value.double(), want, rtol=1e-8, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+            if name != "queue" and not name.endswith(".A"):  # constants, and the queue is compared below
+                want = g.t(f"{prefix}/f64/after/{official_key(name)}").reshape(value.shape)
+                assert (value.double() - want).abs().max() <= 1e-8 * max(1, want.abs().max()), f"{run} {name}"
                 compared += 1
-        assert compared > 350
+        assert compared == 362
         columns = torch.from_numpy(g[f"{prefix}/queue_changed_columns"])
         torch.testing.assert_close(model.queue[columns], key, rtol=0, atol=0)
         assert model.pointer.item() == g[f"{prefix}/queue_ptr_after"][0]
@@ -150,7 +149,8 @@ def test_release_size_gradients_and_state(golden):
             continue
         at = slice(offset[i], offset[i + 1])
         value = state[ours[key]].double().flatten()[index[at]]
-        torch.testing.assert_close(value, g.t(f"{prefix}/after_sample")[at], rtol=0, atol=2e-4 * max(1, value.abs().max()))
+        want = g.t(f"{prefix}/after_sample")[at]
+        torch.testing.assert_close(value, want, rtol=0, atol=2e-4 * max(1, value.abs().max()))
         if ours[key] in grads:
             got, want = grads[ours[key]].flatten()[index[at]], g.t(f"{prefix}/grad_sample")[at]
             assert (got - want).norm() <= 5e-3 * want.norm() + 1e-5 * total, key

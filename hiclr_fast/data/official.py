@@ -22,9 +22,7 @@ def load_array(path: Path, layout: Layout) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a readable .npy of plain numbers ({error})") from None
     if x.ndim != 5 or x.shape[1] != 3 or x.shape[3] != layout.num_joints or x.dtype.kind != "f":
-        raise InputError(
-            f"{path}: {x.dtype} {x.shape}, expected float (N, 3, T, {layout.num_joints} joints of {layout.name}, M)"
-        )
+        raise InputError(f"{path}: {x.dtype} {x.shape}, expected float (N, 3, T, {layout.num_joints} joints of {layout.name}, M)")
     return x
 
 

@@ -1,8 +1,8 @@
 """The packed dataset: a folder that is memory-mapped, checked on opening, and says how it was made.
 
-    DIR/meta.json          format, layout, classes, shape, preprocessing, and per split: samples, files, sizes, SHA-256
-    DIR/{split}.npy        float32 (N, 3, T, V, M), metres
-    DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 unknown)
+DIR/meta.json          format, layout, classes, shape, preprocessing, and per split: samples, files, sizes, SHA-256
+DIR/{split}.npy        float32 (N, 3, T, V, M), metres
+DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 unknown)
 """
 
 import hashlib

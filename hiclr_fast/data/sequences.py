@@ -100,7 +100,8 @@ def train_rows(arrays: dict[str, np.ndarray], rule: str, where: str) -> np.ndarr
             raise InputError(f"--train-by {rule}: expected whole numbers, as in {column}=1,3,5") from None
         unknown = sorted(set(wanted) - set(arrays[column].tolist()))
         if unknown:
-            raise InputError(f"--train-by {rule}: {where} has no {column} {unknown[0]}, only {sorted(set(arrays[column].tolist()))}")
+            known = sorted(set(arrays[column].tolist()))
+            raise InputError(f"--train-by {rule}: {where} has no {column} {unknown[0]}, only {known}")
         return np.isin(arrays[column], wanted)
     if not Path(rule).is_file():
         raise InputError(f"--train-by {rule}: neither subject=.., view=.. nor a file of training names")

@@ -5,6 +5,7 @@ start phase, amplitude, idle posture and sway of every limb, sequence length, ca
 variations are wide, so that nearest neighbours in raw coordinates do poorly. Not a benchmark of anything real.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def perform(action: str, offsets: np.ndarray, frames: int, rng: np.random.Genera
     local = np.tile(np.eye(3), (NTU.num_joints, frames, 1, 1))
     for joint in IDLE:
         for axis in "xyz":
-            angle = rng.normal(0, 0.35) + rng.normal(0, 0.15) * np.sin(2 * np.pi * (t * rng.uniform(0.3, 1.5) + rng.uniform()))
+            sway = np.sin(2 * np.pi * (t * rng.uniform(0.3, 1.5) + rng.uniform()))
+            angle = rng.normal(0, 0.35) + rng.normal(0, 0.15) * sway
             local[_INDEX[joint]] = local[_INDEX[joint]] @ _rotation(axis, angle)
     for joint, axis, offset, amplitude, cycles, phase in ACTIONS[action]:
         angle = offset + rng.normal(0, 0.25) + size * amplitude * np.sin(2 * np.pi * (cycles * speed * t + phase + start))
@@ -108,9 +110,9 @@ def synthetic_sequences(*, subjects: int, repeats: int, views: int, two_person: 
     classes = [*ACTIONS, *(PAIRS if two_person else ())]
     scales = np.exp(rng.normal(0, 0.1, (subjects, 1)) + rng.normal(0, 0.05, (subjects, NTU.num_joints)))
     bodies = 2 if two_person else 1
-    rows = [(c, s, v, r) for s in range(subjects) for c in range(len(classes)) for v in range(views) for r in range(repeats)]
+    rows = list(itertools.product(range(subjects), range(len(classes)), range(views), range(repeats)))
     frames = []
-    for c, s, v, _ in tqdm(rows, desc="synthetic actors", unit="seq"):
+    for s, c, v, _ in tqdm(rows, desc="synthetic actors", unit="seq"):
         length = int(rng.integers(30, 120))
         x = np.zeros((length, NTU.num_joints, 3, bodies))
         acts = PAIRS.get(classes[c], (classes[c],))
@@ -121,17 +123,17 @@ def synthetic_sequences(*, subjects: int, repeats: int, views: int, two_person: 
                 x[..., body] = x[..., body] * (-1, 1, -1) + (0, 0, -1)
         yaw = 2 * np.pi * v / (2 * views) - np.pi / 4 + rng.normal(0, 0.25)
         camera = _rotation("y", np.array([yaw]))[0] @ _rotation("x", np.array([rng.normal(0, 0.1)]))[0]
-        x[..., : len(acts)] = np.einsum("ij,fvjm->fvim", camera, x[..., : len(acts)]) + [[0], [0], [3]]
-        x[..., : len(acts)] += rng.normal(0, 0.005, x[..., : len(acts)].shape)
+        there = np.einsum("ij,fvjm->fvim", camera, x[..., : len(acts)])
+        x[..., : len(acts)] = there + np.array([[0], [0], [3]]) + rng.normal(0, 0.005, there.shape)
         frames.append(x.astype(np.float32))
-    c, s, v, r = np.array(rows).T
+    s, c, v, _ = np.array(rows).T
     return {
         "frames": np.concatenate(frames),
         "offsets": np.cumsum([0, *map(len, frames)]),
         "label": c,
         "subject": s + 1,
         "view": v + 1,
-        "name": np.array([f"C{b + 1:03d}P{a + 1:03d}R{d + 1:03d}A{e + 1:03d}" for e, a, b, d in rows]),
+        "name": np.array([f"C{b + 1:03d}P{a + 1:03d}R{d + 1:03d}A{e + 1:03d}" for a, e, b, d in rows]),
         "class_names": np.array(classes),
         "layout": np.array("ntu25"),
     }

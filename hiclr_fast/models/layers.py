@@ -10,8 +10,8 @@ _CL = torch.channels_last
 class _TwoPassBatchNorm(torch.autograd.Function):
     """Training-mode batch norm of a channels-last (R, C, T, V), every sum pairwise.
 
-    torch's channels-last CPU kernels add a channel up one value at a time: 10 times the rounding noise in the output and
-    50 in the gradients of its contiguous kernels, which in turn need two copies of every activation.
+    torch's channels-last CPU kernels add a channel up one value at a time: 10 times the rounding noise of its contiguous
+    kernels in the output, 50 times in the gradients. The contiguous ones need two copies of every activation.
     """
 
     @staticmethod

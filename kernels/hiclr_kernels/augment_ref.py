@@ -94,7 +94,8 @@ def apply_view(
         if params.flip is not None:
             joint = torch.where(params.flip[:, None], torch.tensor(mirror, device=x.device), joint)
         rows = torch.arange(n, device=x.device)[:, None, None]
-        x = x[rows, :, source[:, :, None], joint[:, None, :]].permute(0, 3, 1, 2, 4)  # (N, T, V, C, M) -> (N, C, T, V, M)
+        x = x[rows, :, source[:, :, None], joint[:, None, :]]  # (N, T, V, C, M)
+        x = x.permute(0, 3, 1, 2, 4)
     if params.matrix is not None:
         x = torch.einsum("nij,njtvm->nitvm", params.matrix.to(x.dtype), x)
     if params.noise is not None:

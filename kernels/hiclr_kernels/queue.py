@@ -13,7 +13,7 @@ def queue_update(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     The pointer stays on the device: no synchronisation. N <= Q.
     """
     if keys.shape[0] > queue.shape[0]:
-        raise ValueError(f"{keys.shape[0]} keys for a queue of {queue.shape[0]} rows: make the queue a multiple of the batch")
+        raise ValueError(f"{keys.shape[0]} keys for {queue.shape[0]} queue rows: make the queue a multiple of the batch")
     rows = (pointer + torch.arange(keys.shape[0], device=queue.device)) % queue.shape[0]
     queue.index_copy_(0, rows, keys.to(queue.dtype))
     pointer.add_(keys.shape[0]).remainder_(queue.shape[0])

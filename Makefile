@@ -1,0 +1,27 @@
+# Two commands for a fresh machine: `make pretrain` and `make test`. Both set up .venv first, through constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup pretrain test lint bench
+
+setup: $(VENV)/.ready
+
+# torch first and alone, from the pinned version, so that no later package pulls another build of it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[test,report]"
+	touch $@
+
+pretrain: setup
+	$(BIN)/python scripts/pretrain.py --amp
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+
+bench: setup
+	$(BIN)/python -m pytest bench/ --benchmark-only
