@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hiclr_fast.config import PretrainConfig, update
+from hiclr_fast.data.files import read_npz, sha256
 from hiclr_fast.data.packed import Packed, Split
 from hiclr_fast.errors import InputError
 from hiclr_fast.models.official import official_name
@@ -60,8 +61,7 @@ def load_official(path: Path) -> STGCN:
     """The query encoder of an official HiCLR checkpoint: .pt (tensors only) or .npz of the same keys."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                state = {name: torch.from_numpy(file[name]) for name in file.files if name.startswith("encoder_q.")}
+            state = {name: torch.from_numpy(array) for name, array in read_npz(path).items() if array.dtype.kind in "fi"}
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -126,9 +126,7 @@ def cached_features(
     encoder, config = load_encoder(checkpoint, fmt)
     check_fits(encoder, data, str(checkpoint))
     stream = stream or config.stream
-    with open(checkpoint, "rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    key = hashlib.sha256(f"{content} {data.checksum} {stream}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{sha256(checkpoint)} {data.checksum} {stream}".encode()).hexdigest()[:16]
     cache = Path(checkpoint).parent / "features" / f"{key}.npz"
     if cache.is_file():
         with np.load(cache, allow_pickle=False) as file:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import tyro
 
+from hiclr_fast.data.files import read_npz
 from hiclr_fast.data.official import pack_official
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.data.sequences import pack_sequences, read_npz, train_rows
+from hiclr_fast.data.sequences import pack_sequences, train_rows
 from hiclr_fast.data.synthetic import pack_synthetic
 from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.skeletons import get_layout

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from hiclr_fast.data.files import read_npz, sha256
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS, Layout, get_layout
 
@@ -51,11 +52,6 @@ class Packed:
         if split not in self.splits:
             raise InputError(f"{self.path}: no {split!r} split, only {sorted(self.splits)}; prepare the set with one")
         return self.splits[split]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_values(x: np.ndarray, name: np.ndarray, where: str) -> None:
@@ -105,7 +101,7 @@ def write_packed(
             )
             files = {}
             for file in (f"{split}.npy", f"{split}_samples.npz"):
-                files[file] = {"bytes": (temporary / file).stat().st_size, "sha256": _sha256(temporary / file)}
+                files[file] = {"bytes": (temporary / file).stat().st_size, "sha256": sha256(temporary / file)}
             described[split] = {"samples": len(data), "files": files}
         meta = {
             "format": FORMAT,
@@ -159,11 +155,17 @@ def _open_split(path: Path, split: str, meta: dict) -> Split:
             raise InputError(f"{full} is missing; prepare the set again")
         if full.stat().st_size != facts["bytes"]:
             raise InputError(f"{full}: {full.stat().st_size} bytes, expected {facts['bytes']}; the file was cut, prepare again")
-        if _sha256(full) != facts["sha256"]:
+        if sha256(full) != facts["sha256"]:
             raise InputError(f"{full}: its checksum is not the one in meta.json; the file was changed, prepare again")
-    x = np.load(path / f"{split}.npy", mmap_mode="r", allow_pickle=False)
-    with np.load(path / f"{split}_samples.npz", allow_pickle=False) as samples:
-        data = Split(x, samples["label"], samples["name"], samples["subject"], samples["view"])
+    try:
+        x = np.load(path / f"{split}.npy", mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path / split}.npy: not a readable .npy of plain numbers ({error}); prepare again") from None
+    samples = read_npz(path / f"{split}_samples.npz")
+    missing = [column for column in ("label", "name", "subject", "view") if column not in samples]
+    if missing:
+        raise InputError(f"{path / split}_samples.npz: no {missing[0]!r} column; prepare again")
+    data = Split(x, samples["label"], samples["name"], samples["subject"], samples["view"])
     expected = (described["samples"], *meta["shape"])
     if x.shape != expected or x.dtype != np.float32:
         raise InputError(f"{path / split}.npy: {x.dtype} {x.shape}, expected float32 {expected}; prepare again")

@@ -10,9 +10,9 @@ from hiclr_fast.errors import InputError
 
 # What numpy writes for arrays, dtypes and scalars; the module moved in numpy 2.
 _ARRAYS = {
-    (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
+    (f"numpy.{core}.{module}", name): getattr(getattr(np._core, module), name)
     for core in ("core", "_core")
-    for name in ("_reconstruct", "scalar")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
 }
 
 

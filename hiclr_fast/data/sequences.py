@@ -14,7 +14,6 @@ If `parents` are those of a known layout, that layout is taken.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,17 +24,6 @@ from hiclr_fast.data.packed import Split, write_packed
 from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS, Layout, get_layout
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz; never unpickles."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a sequences .npz") from None
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise InputError(f"{path}: not a readable .npz of plain arrays ({error}); write it with np.savez") from None
 
 
 def find_layout(arrays: dict[str, np.ndarray], where: str) -> Layout:
