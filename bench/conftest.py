@@ -1,0 +1,92 @@
+"""Prints every variant's ratio to `official_style` of the same op, shape and device; `--record` appends to bench/results/.
+
+Each benchmark fills `benchmark.extra_info` with op, variant, device, dtype, shape and items_per_s.
+"""
+
+import datetime
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+KEYS = ("op", "variant", "device", "dtype", "shape", "items_per_s")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="append every benchmark to bench/results/{op}.jsonl")
+
+
+def machine() -> dict:
+    """What a reader needs to know of the machine; no host names."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    cpu = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), platform.machine())
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": git.stdout.strip(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def rows(config) -> list[dict]:
+    session = getattr(config, "_benchmarksession", None)
+    found = []
+    for bench in session.benchmarks if session else ():
+        if bench.has_error or not bench.extra_info:
+            continue
+        stats = bench.stats
+        times = {"median_s": stats.median, "min_s": stats.min, "max_s": stats.max, "n": stats.rounds}
+        found.append({**bench.extra_info, **times})
+    return found
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    found = rows(config)
+    if not found:
+        return
+    base = {(r["op"], r["shape"], r["device"]): r["median_s"] for r in found if r["variant"] == "official_style"}
+    terminalreporter.section("ratio to official_style in this run (median; higher is faster)")
+    for r in sorted(found, key=lambda r: (r["op"], r["shape"], -r["median_s"])):
+        reference = base.get((r["op"], r["shape"], r["device"]))
+        ratio = f"{reference / r['median_s']:8.2f}x" if reference else "       -"
+        spread = f"{r['min_s'] * 1e3:.2f} to {r['max_s'] * 1e3:.2f}"
+        extra = " ".join(f"{k}={v:.3g}" for k, v in r.items() if k not in KEYS and not k.endswith("_s") and isinstance(v, float))
+        terminalreporter.write_line(
+            f"{r['op']:10} {r['shape']:28} {r['variant']:18} {r['dtype']:9} {r['device']:5} {ratio} "
+            f"{r['median_s'] * 1e3:10.2f} ms ({spread}, n={r['n']}) {r['items_per_s']:12.1f} items/s {extra}"
+        )
+    if config.getoption("--record"):
+        facts = machine()
+        RESULTS.mkdir(exist_ok=True)
+        for r in found:
+            with open(RESULTS / f"{r['op']}.jsonl", "a") as file:
+                file.write(json.dumps({**r, **facts}) + "\n")
+
+
+@pytest.fixture
+def measure(benchmark):
+    """measure(run, items=, rounds=, **extra_info): times `run()` after one warm-up call; items per call -> items_per_s."""
+
+    def timed(run, *, items: int, rounds: int = 5, **info):
+        missing = set(KEYS) - {"items_per_s"} - set(info)
+        assert not missing, f"extra_info lacks {sorted(missing)}"
+
+        def synchronized():
+            run()
+            if info["device"] == "cuda":
+                torch.cuda.synchronize()
+
+        benchmark.extra_info.update(info)
+        benchmark.pedantic(synchronized, rounds=rounds, iterations=1, warmup_rounds=1)
+        if benchmark.stats is not None:  # None with --benchmark-disable
+            benchmark.extra_info["items_per_s"] = items / benchmark.stats.stats.median
+
+    return timed

@@ -1,0 +1,182 @@
+"""Protocols on cases with known answers, and features that are never stale."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import packed, tiny
+
+from hiclr_fast import features
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.errors import InputError
+from hiclr_fast.features import Features, cached_features, checkpoint_of, encoder_from_state, load_encoder, raw_features
+from hiclr_fast.pretrain import finish, start
+from hiclr_fast.protocols.knn import knn_scores
+from hiclr_fast.protocols.linear import LinearConfig, linear
+from hiclr_fast.protocols.metrics import topk_accuracy, write_results
+
+CPU = torch.device("cpu")
+
+
+def features_of(x, label) -> Features:
+    x = np.asarray(x, dtype=np.float32)
+    return Features(x, np.asarray(label), np.array([f"n{i}" for i in range(len(x))]))
+
+
+def at(*degrees):
+    angle = np.deg2rad(degrees)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def test_knn_by_hand():
+    train = features_of(at(0, 10, 20, 90, 180) * 3, [0, 1, 1, 2, 2])
+    val = features_of(at(1, 89), [0, 2])
+    votes = knn_scores(train, val, (1, 2, 3, 5))
+    assert votes[1].argmax(1).tolist() == [0, 2]
+    assert votes[2].argmax(1).tolist() == [0, 2]  # first: one vote each for 0 and 1, 0 is nearer
+    assert votes[3].argmax(1).tolist() == [1, 1]
+    assert votes[5].argmax(1).tolist() == [1, 2]  # two votes each for 1 and 2, the nearer class in sum wins
+    with pytest.raises(InputError, match="k 6 is more than the 5 training samples"):
+        knn_scores(train, val, (6,))
+
+
+def test_knn_equals_scikit_learn():
+    neighbors = pytest.importorskip("sklearn.neighbors", reason="scikit-learn of the test extra is not installed")
+    rng = np.random.default_rng(0)
+    train = features_of(rng.normal(size=(300, 8)), rng.integers(0, 4, 300))
+    val = features_of(rng.normal(size=(1100, 8)), rng.integers(0, 4, 1100))
+    ours = knn_scores(train, val, (1,))[1].argmax(1)
+    theirs = neighbors.KNeighborsClassifier(1, metric="cosine").fit(train.feature, train.label).predict(val.feature)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_topk_accuracy_and_ties():
+    scores = np.array([[0.1, 0.5, 0.4], [0.9, 0.0, 0.1], [0.3, 0.3, 0.3]])
+    assert topk_accuracy(scores, np.array([2, 0, 1]), 1) == pytest.approx(100 / 3)
+    assert topk_accuracy(scores, np.array([2, 0, 1]), 2) == pytest.approx(100.0)
+    assert topk_accuracy(scores, np.array([2, 0, 2]), 1) == pytest.approx(100 / 3)
+
+
+def test_recorded_accuracies(golden):
+    g = golden("evaluate")
+    for stream in ("joint", "bone", "motion"):
+        for k in (1, 5):
+            want = float(g[f"{stream}/top{k}_percent"])
+            assert topk_accuracy(g[stream], g["label"], k) == pytest.approx(want, abs=1e-4)
+
+
+def test_linear_separates_and_reports_the_last_epoch():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 6, 600)
+    x = np.eye(6)[label] + rng.normal(0, 0.1, (600, 6))
+    train, val = features_of(x[:400], label[:400]), features_of(x[400:], label[400:])
+    result = linear(train, val, LinearConfig(epochs=20, drops=(15,)), CPU)
+    assert result.top1 > 99 and result.top5 == 100 and result.scores.shape == (200, 6)
+    assert result.top1 == topk_accuracy(result.scores, val.label, 1) <= result.best_on_test_top1
+    again = linear(train, val, LinearConfig(epochs=20, drops=(15,)), CPU)
+    np.testing.assert_array_equal(result.scores, again.scores)
+
+
+def test_linear_on_noise_is_chance():
+    rng = np.random.default_rng(0)
+    train, val = (features_of(rng.normal(size=(n, 8)), rng.integers(0, 10, n)) for n in (400, 400))
+    assert linear(train, val, LinearConfig(epochs=5), CPU).top1 < 25
+
+
+def test_results_by_name(tmp_path):
+    write_results({"a": 1.0}, np.eye(3), np.arange(3), np.array(["x", "y", "z"]), tmp_path / "deep" / "r.json")
+    assert json.loads((tmp_path / "deep" / "r.json").read_text())["a"] == 1.0
+    scores = np.load(tmp_path / "deep" / "r_scores.npz")
+    assert scores["name"].tolist() == ["x", "y", "z"] and scores["scores"].shape == (3, 3)
+
+
+@pytest.fixture
+def run(tmp_path):
+    data = open_packed(packed(tmp_path / "set"))
+    trainer = start(tiny(), data, tmp_path / "run")
+    assert trainer.run(tmp_path / "run")
+    finish(trainer, tmp_path / "run")
+    return tmp_path / "run", data, trainer
+
+
+def test_features_are_extracted_once(run, monkeypatch):
+    folder, data, trainer = run
+    first = cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
+    x = torch.from_numpy(np.array(data["val"].x))
+    with torch.no_grad():
+        want = trainer.model.encoder_q.eval().features(x).numpy()
+    np.testing.assert_allclose(first["val"].feature, want, rtol=1e-4, atol=1e-5)
+    assert first["train"].name.tolist() == data["train"].name.tolist()
+
+    def never(*_):
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr(features, "extract", never)
+    second = cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
+    np.testing.assert_array_equal(first["val"].feature, second["val"].feature)
+    for changed in (dict(stream="bone"), dict(data=open_packed(packed(folder.parent / "b", seed=3)))):
+        with pytest.raises(AssertionError, match="extracted again"):
+            cached_features(checkpoint_of(folder), "hiclr_fast", **{"data": data, "stream": None, "device": CPU, **changed})
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["model"]["fill"] += 1
+    torch.save(state, folder / "checkpoint.pt")
+    with pytest.raises(AssertionError, match="extracted again"):
+        cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
+
+
+def test_exported_encoder_is_the_checkpoint(run):
+    folder, _, trainer = run
+    a, config = load_encoder(folder / "checkpoint.pt")
+    b, _ = load_encoder(folder / "encoder.safetensors")
+    assert config == trainer.config
+    for name, value in trainer.model.encoder_q.state_dict().items():
+        torch.testing.assert_close(a.state_dict()[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(b.state_dict()[name], value, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_official_weights(golden, tmp_path):
+    g = golden("stgcn_eval")
+    state = {name: torch.from_numpy(g[name]) for name in g.names("encoder_q.")}
+    torch.save(state, tmp_path / "official.pt")
+    for file in (g.path, tmp_path / "official.pt"):
+        encoder, _ = load_encoder(file, "official")
+        assert (encoder(g.t("x", torch.float32)) - g.t("f64/out", torch.float32)).abs().max() < 1e-5
+
+
+def test_bad_checkpoints(run, tmp_path):
+    folder, *_ = run
+    with pytest.raises(InputError, match=r"holds no checkpoint\.pt"):
+        checkpoint_of(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        load_encoder(tmp_path / "none.pt")
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((folder / "checkpoint.pt").read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_encoder(cut)
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_encoder(cut, "official")
+    torch.save({"weights": torch.zeros(3)}, cut)
+    with pytest.raises(InputError, match="not a checkpoint of hiclr_fast"):
+        load_encoder(cut)
+    with pytest.raises(InputError, match="not the weights of an ST-GCN encoder"):
+        load_encoder(cut, "official")
+    torch.save(print, cut)  # a pickle that names code
+    for fmt in ("hiclr_fast", "official"):
+        with pytest.raises(InputError, match="not a readable checkpoint"):
+            load_encoder(cut, fmt)
+    (tmp_path / "cut.safetensors").write_bytes(b"123")
+    with pytest.raises(InputError, match="not an encoder exported"):
+        load_encoder(tmp_path / "cut.safetensors")
+    with pytest.raises(InputError, match="not the weights of an ST-GCN encoder"):
+        encoder_from_state({"A": torch.zeros(3, 25, 25)}, "x", "hiclr_fast")
+    other = open_packed(packed(tmp_path / "ucla", layout="kinect20"))
+    with pytest.raises(InputError, match=r"is for 25 joints, .* has 20 \(kinect20\)"):
+        cached_features(checkpoint_of(folder), "hiclr_fast", other, None, CPU)
+
+
+def test_raw_features_are_the_coordinates(run):
+    _, data, _ = run
+    raw = raw_features(data["val"], data.layout, "joint")
+    np.testing.assert_array_equal(raw.feature, data["val"].x.reshape(12, -1))
