@@ -110,6 +110,23 @@ def extract(encoder: STGCN, split: Split, layout: Layout, stream: Stream, device
     return Features(torch.cat(parts).numpy(), split.label, split.name)
 
 
+@torch.no_grad()
+def recalibrate(encoder: STGCN, split: Split, layout: Layout, stream: Stream, device: torch.device) -> None:
+    """Replaces the batch-norm running statistics by averages over clean training data, without dropout.
+
+    Pretraining leaves a moving average that mixes clean, normal and masked views, while evaluation sees clean data only.
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    encoder.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    for x in np.array_split(split.x, max(1, len(split) // BATCH)):
+        encoder.features(to_stream(torch.from_numpy(np.array(x)).to(device), stream, layout.parents))
+    encoder.eval()
+
+
 def raw_features(split: Split, layout: Layout, stream: Stream) -> Features:
     """The coordinates themselves as features, the baseline that an encoder has to beat: (N, 3 * T * V * M)."""
     x = to_stream(torch.from_numpy(np.array(split.x)), stream, layout.parents)
@@ -117,21 +134,29 @@ def raw_features(split: Split, layout: Layout, stream: Stream) -> Features:
 
 
 def cached_features(
-    checkpoint: Path, fmt: Literal["hiclr_fast", "official"], data: Packed, stream: Stream | None, device: torch.device
+    checkpoint: Path,
+    fmt: Literal["hiclr_fast", "official"],
+    data: Packed,
+    stream: Stream | None,
+    device: torch.device,
+    recalibrated: bool = False,
 ) -> dict[str, Features]:
     """Features of every split, from `features/` beside the checkpoint when they are there.
 
-    The key is the checkpoint's content, the data's checksum and the stream, so that nothing stale is ever used.
+    The key is the checkpoint's content, the data's checksum, the stream and whether the batch-norm statistics were
+    recalibrated on the training split, so that nothing stale is ever used.
     """
     encoder, config = load_encoder(checkpoint, fmt)
     check_fits(encoder, data, str(checkpoint))
     stream = stream or config.stream
-    key = hashlib.sha256(f"{sha256(checkpoint)} {data.checksum} {stream}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{sha256(checkpoint)} {data.checksum} {stream} {recalibrated}".encode()).hexdigest()[:16]
     cache = Path(checkpoint).parent / "features" / f"{key}.npz"
     if cache.is_file():
         with np.load(cache, allow_pickle=False) as file:
             return {s: Features(file[f"{s}/features"], file[f"{s}/label"], file[f"{s}/name"]) for s in data.splits}
     encoder.to(device, memory_format=torch.channels_last)
+    if recalibrated:
+        recalibrate(encoder, data["train"], data.layout, stream, device)
     features = {s: extract(encoder, split, data.layout, stream, device) for s, split in data.splits.items()}
     save_features(features, cache)
     return features

@@ -28,6 +28,8 @@ class Source:
     format: Literal["hiclr_fast", "official"] = "hiclr_fast"
     stream: Literal["joint", "bone", "motion"] | None = None
     """Default: the stream it was trained on."""
+    recalibrate: bool = False
+    """Batch-norm statistics from clean training data instead of those that pretraining left."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     out: Path | None = None
     """Result file; default: eval/ beside the checkpoint."""
@@ -74,8 +76,14 @@ class FeaturesOnly:
 
 def load(source: Source) -> tuple[dict[str, Features], dict, Path]:
     checkpoint, data, folder = source.resolve()
-    features = cached_features(checkpoint, source.format, data, source.stream, pick_device(source.device))
-    facts = {"checkpoint": str(checkpoint), "data": str(data.path), "stream": source.stream or "as trained"}
+    device = pick_device(source.device)
+    features = cached_features(checkpoint, source.format, data, source.stream, device, source.recalibrate)
+    facts = {
+        "checkpoint": str(checkpoint),
+        "data": str(data.path),
+        "stream": source.stream or "as trained",
+        "recalibrated": source.recalibrate,
+    }
     return features, facts, folder
 
 

@@ -125,6 +125,19 @@ def test_features_are_extracted_once(run, monkeypatch):
         cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
 
 
+def test_recalibration_takes_the_statistics_of_clean_data(run):
+    """Stored statistics become those of the split: the input norm's mean is the mean over it."""
+    _, data, trainer = run
+    encoder, x = trainer.model.encoder_q, torch.from_numpy(np.array(data["train"].x))
+    before = encoder.features(x[:4]).detach()
+    features.recalibrate(encoder, data["train"], data.layout, "joint", CPU)
+    want = x.permute(0, 4, 3, 1, 2).flatten(2, 3).flatten(0, 1)  # (R, V * C, T)
+    torch.testing.assert_close(encoder.data_bn.running_mean, want.mean((0, 2)), rtol=1e-4, atol=1e-5)
+    rows = encoder.blocks[0].graph_conv(encoder.normalize_input(x), encoder.A)
+    torch.testing.assert_close(encoder.blocks[0].bn1.running_mean, rows.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert not encoder.training and not torch.allclose(encoder.features(x[:4]), before)
+
+
 def test_exported_encoder_is_the_checkpoint(run):
     folder, _, trainer = run
     a, config = load_encoder(folder / "checkpoint.pt")

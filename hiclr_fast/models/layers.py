@@ -49,8 +49,9 @@ class BatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             count = x.numel() // x.shape[1]
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / max(1, count - 1)), self.momentum)
+            share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(var * (count / max(1, count - 1)), share)
         return out
 
 
