@@ -1,23 +1,23 @@
-"""Draws every random parameter of the views, from counters, and applies them.
+"""The views of a training step: how strong each is, and the kernels that draw and make them.
 
-Each draw is a pure function of (seed, step, sample id, view): a resumed run continues exactly, no two steps, samples or
-views share numbers, and an epoch never repeats the draws of another. Constants: the released configuration and feeder.
+Every random number is a pure function of (seed, step, sample id, view): a resumed run continues exactly, no two steps,
+samples or views share numbers, and an epoch never repeats the draws of another. Constants: released configuration and feeder.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from hiclr_kernels.augment_ref import BLUR_TAPS, Stream, ViewParams, apply_view
-from hiclr_kernels.philox_ref import normal, uniform
+from hiclr_kernels.augment import apply_views, draw_views
+from hiclr_kernels.augment_draw import ViewStrength
+from hiclr_kernels.augment_ref import Stream
 from torch import Tensor
 
 from hiclr_fast.skeletons import Layout
+from hiclr_fast.strong import adain, draw_roll
 
 VIEW_SETS = ("basic", "normal", "strong")  # each holds the ones before it
-BATCH_ID = 0xFFFFFFFF  # sample id of draws that the whole batch shares
-NOISE_BLOCK, MASK_BLOCK = 1 << 16, 1 << 15  # first Philox block of the noise and of the mask; the rest starts at 0
 
 
 @dataclass(frozen=True)
@@ -36,74 +36,34 @@ class AugmentConfig:
     blur_normalized: bool = False  # the release does not divide the taps by their sum
     axis_p: float = 0.5
     time_flip_p: float = 0.0  # exists in the feeder, off in the release
-    mask_ratio: float = 0.1  # int(ratio * V) joints a frame
+    mask_ratio: float = 0.1  # strong: int(ratio * V) joints a frame
     mask_per_sample: bool = False  # the release draws one mask for the whole batch
+    adain: Literal["off", "sequence", "frame"] = "off"  # strong: SkeleAdaIN, statistics over the sequence or each frame
+    edge_drop: float = 0.0  # strong: every layer drops edges at a rate U(0, edge_drop); paper 0.1, off in the release
+    edge_add: float = 0.0  # strong: every layer adds absent edges at a rate U(0, edge_add); paper 0.05, off in the release
 
 
-def rotation(radians: Tensor) -> Tensor:
-    """R_z R_y R_x of (..., 3) angles, in the signs of the official feeder: R_x = [[1,0,0],[0,c,s],[0,-s,c]],
-    R_y = [[c,0,-s],[0,1,0],[s,0,c]], R_z = [[c,s,0],[-s,c,0],[0,0,1]]."""
-    (cx, cy, cz), (sx, sy, sz) = radians.cos().unbind(-1), radians.sin().unbind(-1)
-    one, zero = torch.ones_like(cx), torch.zeros_like(cx)
-
-    def matrix(*entries: Tensor) -> Tensor:
-        return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
-
-    rx = matrix(one, zero, zero, zero, cx, sx, zero, -sx, cx)
-    ry = matrix(cy, zero, -sy, zero, one, zero, sy, zero, cy)
-    rz = matrix(cz, sz, zero, -sz, cz, zero, zero, zero, one)
-    return rz @ ry @ rx
-
-
-def blur_taps(sigma: Tensor, on: Tensor, normalized: bool) -> Tensor:
-    """(N, 15) taps exp(-k^2 / (2 sigma^2)); the identity where `on` is false. sigma, on: (N,)."""
-    k = torch.arange(BLUR_TAPS, device=sigma.device) - BLUR_TAPS // 2
-    taps = torch.exp(-(k**2) / (2 * sigma[:, None] ** 2))
-    if normalized:
-        taps = taps / taps.sum(1, keepdim=True)
-    return torch.where(on[:, None], taps, (k == 0).to(taps.dtype))
-
-
-def draw_view(
-    kind: str, config: AugmentConfig, *, seed: int, step: int, view: int, sample: Tensor, shape: Sequence[int]
-) -> ViewParams:
-    """Parameters of one view for the samples of a batch.
-
-    kind: basic, normal or strong. sample: (N,) int64 ids in the dataset. shape: (C, T, V, M) of one sample.
-    """
+def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int) -> ViewStrength:
+    """What the kernels draw for one view. kind: basic, normal or strong."""
     if kind not in VIEW_SETS:
         raise ValueError(f"unknown view set {kind!r}: expected one of {VIEW_SETS}")
-    channels, frames, joints, bodies = shape
-    c1, c3 = torch.full_like(sample, view), torch.full_like(sample, step)
-    u = uniform(seed, c1, sample, c3, 20)  # (N, 20)
-    padding = frames // config.crop_ratio
-    crop_start = (u[:, 0] * (2 * padding + 1)).long()
-    off = (u[:, 1:7] * 2 - 1) * config.shear
-    shear = torch.eye(3, device=sample.device).repeat(len(sample), 1, 1)
-    shear[:, [0, 0, 1, 1, 2, 2], [1, 2, 0, 2, 0, 1]] = off
-    params = ViewParams(crop_start=crop_start, matrix=shear)
+    basic = ViewStrength(padding=frames // config.crop_ratio, shear=config.shear)
     if kind == "basic":
-        return params
-    main = (u[:, 8] * 3).long()
-    axis = torch.arange(3, device=sample.device)
-    largest = torch.where(axis == main[:, None], config.rotate_main, config.rotate_minor)  # (N, 3) degrees
-    params.matrix = rotation(u[:, 9:12] * largest * (math.pi / 180)) @ shear
-    params.flip = u[:, 7] < config.flip_p
-    count = channels * frames * joints * bodies
-    noise = normal(seed, c1, sample, c3, count, first_block=NOISE_BLOCK).view(-1, *shape)
-    params.noise = noise * ((u[:, 12] < config.noise_p) * config.noise_std)[:, None, None, None, None]
-    low, high = config.blur_sigma
-    params.blur = blur_taps(low + u[:, 13] * (high - low), u[:, 14] < config.blur_p, config.blur_normalized)
-    hidden_axis = (u[:, 16] * 3).long()[:, None] == axis
-    params.axis_keep = 1 - (hidden_axis & (u[:, 15] < config.axis_p)[:, None]).float()
-    if config.time_flip_p:
-        params.time_flip = u[:, 17] < config.time_flip_p
-    if kind == "strong":
-        ids = sample if config.mask_per_sample else torch.full_like(sample[:1], BATCH_ID)
-        order = uniform(seed, c1[: len(ids)], ids, c3[: len(ids)], frames * joints, first_block=MASK_BLOCK)
-        rank = order.view(-1, frames, joints).argsort(-1).argsort(-1)
-        params.joint_keep = (rank >= int(config.mask_ratio * joints)).float()
-    return params
+        return basic
+    normal = replace(
+        basic,
+        flip_p=config.flip_p,
+        rotate_main=config.rotate_main,
+        rotate_minor=config.rotate_minor,
+        noise_std=config.noise_std,
+        noise_p=config.noise_p,
+        blur_sigma=config.blur_sigma,
+        blur_p=config.blur_p,
+        blur_normalized=config.blur_normalized,
+        axis_p=config.axis_p,
+        time_flip_p=config.time_flip_p,
+    )
+    return normal if kind == "normal" else replace(normal, masked_joints=int(config.mask_ratio * joints))
 
 
 def make_views(
@@ -114,23 +74,26 @@ def make_views(
     layout: Layout,
     *,
     seed: int,
-    step: int,
+    step: Tensor,
     stream: Stream = "joint",
     fill: Tensor | None = None,
 ) -> list[Tensor]:
-    """One view of the batch for every entry of `kinds`. x: (N, C, T, V, M); sample: (N,) int64 ids."""
-    views = []
-    for number, kind in enumerate(kinds):
-        params = draw_view(kind, config, seed=seed, step=step, view=number, sample=sample, shape=x.shape[1:])
-        views.append(
-            apply_view(
-                x,
-                params,
-                mirror=layout.mirror,
-                parents=layout.parents,
-                stream=stream,
-                fill=fill,
-                crop_ratio=config.crop_ratio,
-            )
-        )
+    """One view (N, 3, T, V, M) of the batch for every entry of `kinds`.
+
+    x: (S, 3, T, V, M) float32, the resident dataset; sample: (N,) int64 rows of it; step: () int64; all on one device.
+    Strong views: AdaIN (if on) after the stream is taken, then the mask, whose joints become `fill` (1,), with its gradient.
+    """
+    frames, joints = x.shape[2:4]
+    strengths = [view_strength(kind, config, frames, joints) for kind in kinds]
+    draws = draw_views(strengths, sample, step, seed=seed, frames=frames, joints=joints, mask_per_sample=config.mask_per_sample)
+    exchanged = [w for w, kind in enumerate(kinds) if kind == "strong" and config.adain != "off"]
+    in_kernel = replace(draws, masked=tuple(masked and w not in exchanged for w, masked in enumerate(draws.masked)))
+    tables = dict(mirror=layout.mirror, parents=layout.parents)
+    views = apply_views(x, sample, in_kernel, **tables, stream=stream, fill=fill)
+    for w in exchanged:
+        style = views[w][draw_roll(len(sample), seed=seed, step=step, view=w)]
+        views[w] = adain(views[w], style, config.adain)
+        if draws.masked[w]:
+            hidden = (draws.keep[w] == 0)[:, None, :, :, None]
+            views[w] = torch.where(hidden, 0 if fill is None else fill, views[w])
     return views

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from hiclr_kernels.contrast_ref import hierarchical_contrast
+from hiclr_kernels.contrast import hierarchical_contrast
 from hiclr_kernels.queue import momentum_update, queue_update
 from torch import Tensor, nn
 
@@ -30,9 +30,14 @@ class HiCLR(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         return [self.fill, *self.encoder_q.parameters()]
 
-    def queries(self, views: Sequence[Tensor]) -> Tensor:
-        """(B, N, D) unit rows; every view is its own pass, with its own batch statistics, weakest first."""
-        return torch.stack([F.normalize(_wide(self.encoder_q(view)), dim=1) for view in views])
+    def queries(self, views: Sequence[Tensor], graphs: Sequence[Tensor | None] | None = None) -> Tensor:
+        """(B, N, D) unit rows; every view is its own pass, with its own batch statistics, weakest first.
+
+        graphs: for every view the graphs of the encoder's blocks, or None for its own.
+        """
+        graphs = graphs or [None] * len(views)
+        rows = [self.encoder_q(view, graph) for view, graph in zip(views, graphs, strict=True)]
+        return torch.stack([F.normalize(_wide(row), dim=1) for row in rows])
 
     @torch.no_grad()
     def keys(self, view: Tensor) -> Tensor:

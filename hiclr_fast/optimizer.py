@@ -1,5 +1,6 @@
 """SGD and the learning rate of every step."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,7 @@ def learning_rate(
         return base * done / warmup
     if schedule == "cosine":
         progress = (done - warmup) / max(1, epochs - warmup)
-        return base * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, progress)))))
+        return base * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     if schedule != "step":
         raise ValueError(f"unknown schedule {schedule!r}: expected step or cosine")
     return base * 0.1 ** sum(int(epoch) > drop for drop in drops)

@@ -23,6 +23,7 @@ from hiclr_fast.optimizer import learning_rate, make_sgd
 from hiclr_fast.protocols.knn import knn_scores
 from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.run import CHECKPOINT, ENCODER, Metrics, create_run, export_encoder, load_checkpoint, save_atomic
+from hiclr_fast.strong import draw_graphs
 
 KEY_VIEW = "basic"
 COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
@@ -71,15 +72,18 @@ class Pretrainer:
         )
 
     def train_step(self, x: Tensor, ids: Tensor) -> None:
-        """One step. x: (N, 3, T, V, M), ids: (N,)."""
+        """One step. x: (S, 3, T, V, M) the resident dataset, ids: (N,) the batch."""
         c, model = self.config, self.model
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr_now()
-        number = (self.epoch - 1) * self.loader.steps + self.step
+        step = torch.full((), (self.epoch - 1) * self.loader.steps + self.step, device=self.device)
+        draw = dict(seed=c.seed, step=step)
         kinds = (*c.branches, KEY_VIEW)
-        views = make_views(x, ids, kinds, c.augment, self.data.layout, seed=c.seed, step=number, stream=c.stream, fill=model.fill)
+        views = make_views(x, ids, kinds, c.augment, self.data.layout, **draw, stream=c.stream, fill=model.fill)
+        encoder, a = model.encoder_q, c.augment
+        graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, encoder.A, len(encoder.blocks), **draw)
         with self.autocast():
-            q = model.queries(views[:-1])
+            q = model.queries(views[:-1], graphs)
             key = model.keys(views[-1])
         loss, terms = model.loss(q, key, c.weights, c.topk if self.epoch > c.mining_epoch else 0)
         self.optimizer.zero_grad()

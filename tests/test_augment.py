@@ -1,21 +1,31 @@
-"""The draws: known answers of the generator, ranges, and that nothing repeats but the same (seed, step, sample, view)."""
+"""Views as the loop makes them: strengths from the config, the generator's known answers, the strong operations against
+the official recordings, and that nothing repeats but the same (seed, step, sample, view)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from hiclr_kernels.philox_ref import normal, philox, uniform
+from helpers import packed, tiny
+from hiclr_kernels.augment import draw_views
+from hiclr_kernels.augment_draw import ViewStrength, blur_taps, rotation
+from hiclr_kernels.philox_ref import philox
 
-from hiclr_fast.augment import AugmentConfig, blur_taps, draw_view, make_views, rotation
+from hiclr_fast.augment import AugmentConfig, make_views, view_strength
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.models.stgcn import STGCN
+from hiclr_fast.pretrain import Pretrainer, start
 from hiclr_fast.skeletons import LAYOUTS
+from hiclr_fast.strong import adain, add_edges, draw_graphs, draw_roll, drop_edges
 
 NTU = LAYOUTS["ntu25"]
-SHAPE = (3, 50, 25, 2)
-IDS = torch.arange(4000)
+KINDS = ("basic", "normal", "strong", "basic")
+IDS = torch.arange(16)
 
 
-def draw(kind="normal", ids=IDS[:64], shape=SHAPE, config=None, **kw):
-    return draw_view(kind, config or AugmentConfig(), **{**dict(seed=1, step=3, view=0), **kw}, sample=ids, shape=shape)
+def views(kinds=KINDS, config=None, ids=IDS[:4], x=None, step=0, seed=0, **kw):
+    x = torch.randn(16, 3, 20, 25, 2, generator=torch.Generator().manual_seed(0)) if x is None else x
+    return make_views(x, ids, kinds, config or AugmentConfig(), NTU, seed=seed, step=torch.tensor(step), **kw)
 
 
 @pytest.mark.parametrize(
@@ -34,71 +44,55 @@ def test_philox_known_answers(counter, key, want):
     assert tuple(int(w) for w in philox(key, *(torch.tensor(c) for c in counter))) == want
 
 
-def test_uniform_and_normal_moments():
-    one = torch.tensor([1])
-    u = uniform(5, one, one, one, 100_001)[0]
-    assert u.shape == (100_001,) and u.min() >= 0 and u.max() < 1
-    assert abs(u.mean() - 0.5) < 5 * (1 / 12 / 1e5) ** 0.5
-    z = normal(5, one, one, one, 100_001, first_block=0)[0].double()
-    assert abs(z.mean()) < 5e-2 / 10 and abs(z.std() - 1) < 2e-2
-    assert abs((z.abs() < 1.959964).double().mean() - 0.95) < 5 * (0.95 * 0.05 / 1e5) ** 0.5
-    assert abs((z[:-1] * z[1:]).mean()) < 5 / 1e5**0.5
+def test_view_sets_are_those_of_the_release():
+    config = AugmentConfig()
+    assert view_strength("basic", config, 50, 25) == ViewStrength(padding=8, shear=0.5)
+    normal = ViewStrength(8, 0.5, 0.5, 30.0, 1.0, 0.01, 0.5, (0.1, 2.0), 0.5, False, 0.5, 0.0, 0)
+    assert view_strength("normal", config, 50, 25) == normal
+    assert view_strength("strong", config, 50, 25) == replace(normal, masked_joints=2)
+    assert [view_strength("strong", config, 50, v).masked_joints for v in (25, 20, 17, 9)] == [2, 2, 1, 0]
+    with pytest.raises(ValueError, match="unknown view set 'hard'"):
+        views(("hard",))
 
 
-def test_draws_are_a_function_of_seed_step_sample_view():
-    a, b = draw(), draw()
-    for name, value in vars(a).items():
-        if value is not None:
-            torch.testing.assert_close(value, getattr(b, name), rtol=0, atol=0)
-    alone = draw(ids=IDS[10:11])
-    torch.testing.assert_close(alone.matrix[0], a.matrix[10])
-    torch.testing.assert_close(alone.noise[0], a.noise[10])
-    for other in (dict(seed=2), dict(step=4), dict(view=1)):
-        c = draw(**other)
-        assert not torch.isclose(c.matrix, a.matrix).all(dim=(1, 2)).any()
-        assert not torch.equal(c.noise, a.noise)
-    assert len({round(float(m[0, 1]), 6) for m in a.matrix}) == 64
+def test_views_are_a_function_of_seed_step_sample_and_view():
+    x = torch.randn(16, 3, 20, 25, 2)
+    first = views(x=x)
+    for a, b in zip(first, views(x=x), strict=True):
+        assert torch.equal(a, b)
+    alone = views(x=x, ids=IDS[2:3])
+    for a, b in zip(first, alone, strict=True):
+        assert torch.equal(a[2:3], b)
+    for other in (views(x=x, seed=1), views(x=x, step=1)):
+        assert all(not torch.equal(a[i], b[i]) for a, b in zip(first, other, strict=True) for i in range(4))
+    assert not torch.equal(first[0], first[3])
 
 
-def test_ranges_and_probabilities():
-    """Every draw of method and feeder: bounds hold, and frequencies lie within five standard errors."""
-    p = draw(ids=IDS, shape=(3, 50, 25, 1))
-    n = len(IDS)
-    assert set(p.crop_start.tolist()) == set(range(17))
-    shear = draw("basic", ids=IDS).matrix
-    off = shear[:, ~torch.eye(3, dtype=torch.bool)]
-    assert bool((shear.diagonal(dim1=1, dim2=2) == 1).all()) and off.abs().max() <= 0.5 and off.abs().max() > 0.49
-    for on in (p.flip, p.noise.flatten(1).any(1), p.blur[:, 6] > 0, p.axis_keep.sum(1) == 2):
-        assert abs(on.double().mean() - 0.5) < 5 * 0.5 / n**0.5
-    hidden = (p.axis_keep == 0).double().mean(0)
-    assert bool((abs(hidden - 1 / 6) < 5 * (5 / 36 / n) ** 0.5).all())
-    noisy = p.noise[p.noise.flatten(1).any(1)]
-    assert abs(noisy.std() - 0.01) < 1e-4
-    rotations = p.matrix @ torch.linalg.inv(shear_of(p))
-    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3).expand(n, 3, 3), rtol=0, atol=1e-4)
+@pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
+def test_backends_make_the_same_views(monkeypatch, stream):
+    fill = torch.tensor([0.5])
+    monkeypatch.setenv("HICLR_KERNELS", "reference")
+    want = views(stream=stream, fill=fill)
+    monkeypatch.setenv("HICLR_KERNELS", "cpu")
+    for out, twin in zip(views(stream=stream, fill=fill), want, strict=True):
+        torch.testing.assert_close(out, twin, rtol=0, atol=2e-5)
 
 
-def shear_of(p):
-    """The shear inside the combined matrix, drawn again: the basic view of the same counters."""
-    return draw("basic", ids=IDS).matrix
+def test_only_masked_views_carry_a_gradient():
+    fill = torch.nn.Parameter(torch.tensor([0.5]))
+    assert [v.requires_grad for v in views(fill=fill)] == [False, False, True, False]
+    config = AugmentConfig(adain="sequence")
+    out = views(config=config, fill=fill)
+    assert [v.requires_grad for v in out] == [False, False, True, False]
+    out[2].sum().backward()
+    assert fill.grad.item() == pytest.approx(4 * 3 * 20 * 2 * 2)  # samples, coordinates, frames, joints, bodies
 
 
-def test_crop_never_leaves_the_sequence():
+def test_padding_of_short_sequences():
     for frames in (1, 5, 6, 37, 50):
-        start = draw("basic", ids=IDS, shape=(3, frames, 25, 1)).crop_start
-        assert start.min() == 0 and start.max() == 2 * (frames // 6)
-
-
-@pytest.mark.parametrize(("joints", "masked"), [(25, 2), (20, 2), (17, 1), (9, 0)])
-def test_mask_hides_that_many_joints_a_frame(joints, masked):
-    shared = draw("strong", shape=(3, 50, joints, 1)).joint_keep
-    assert shared.shape == (1, 50, joints) and bool(((shared == 0).sum(-1) == masked).all())
-    own = draw("strong", shape=(3, 50, joints, 1), config=AugmentConfig(mask_per_sample=True)).joint_keep
-    assert own.shape == (64, 50, joints) and bool(((own == 0).sum(-1) == masked).all())
-    if masked:
-        assert len({tuple(row.flatten().tolist()) for row in own}) == 64
-        joint_use = (own == 0).double().mean((0, 1))
-        assert bool((abs(joint_use - masked / joints) < 5 * (masked / joints / 3200) ** 0.5).all())
+        strength = view_strength("basic", AugmentConfig(), frames, 25)
+        shift = draw_views([strength], torch.arange(4000), torch.tensor(0), seed=0, frames=frames, joints=25).rows[:, 0, 27]
+        assert shift.min() == -(frames // 6) and shift.max() == frames // 6
 
 
 def test_rotation_convention_and_taps():
@@ -110,14 +104,74 @@ def test_rotation_convention_and_taps():
     assert blur_taps(torch.tensor([2.0]), torch.tensor([True]), normalized=True).sum() == pytest.approx(1.0)
 
 
-def test_views_of_a_batch():
-    x = torch.randn(4, *SHAPE)
-    fill = torch.nn.Parameter(torch.tensor([0.5]))
-    views = make_views(
-        x, IDS[:4], ("basic", "normal", "strong", "basic"), AugmentConfig(), NTU, seed=0, step=0, stream="bone", fill=fill
-    )
-    assert [v.shape for v in views] == [x.shape] * 4
-    assert not torch.equal(views[0], views[3])
-    assert [v.requires_grad for v in views] == [False, False, True, False]
-    with pytest.raises(ValueError, match="unknown view set 'hard'"):
-        make_views(x, IDS[:4], ("hard",), AugmentConfig(), NTU, seed=0, step=0)
+@pytest.mark.parametrize(("mode", "name"), [("sequence", "TV"), ("frame", "V")])
+def test_adain_against_the_recording(golden, mode, name):
+    g = golden("augment")
+    out = adain(g.t("adain/content"), g.t("adain/style"), mode)
+    torch.testing.assert_close(out, g.t(f"adain/{name}/out_f64"), rtol=0, atol=1e-12)
+
+
+def test_edges_against_the_recording(golden):
+    g = golden("augment")
+    graph = g.t("edges/stgcn/A")
+    dropped = drop_edges(graph, g.t("edges/stgcn/drop_graph/kept"), g.t("edges/stgcn/drop_graph/r"))
+    torch.testing.assert_close(dropped, g.t("edges/stgcn/drop_graph/out"), rtol=0, atol=1e-7)
+    added = add_edges(graph, g.t("edges/stgcn/randadd/kept"))
+    torch.testing.assert_close(added, g.t("edges/stgcn/randadd/out"), rtol=0, atol=1e-7)
+    torch.testing.assert_close(added.sum(), graph.sum())
+
+
+def test_encoder_with_dropped_edges_against_the_recording(golden):
+    """The official forward pass with another graph in every block."""
+    from hiclr_fast.models.official import official_name
+
+    g = golden("stgcn_eval")
+    model = STGCN(g.t("encoder_q.A")).double().eval()
+    model.load_state_dict({k: g.t(f"encoder_q.{official_name(k)}", v.dtype) for k, v in model.state_dict().items()})
+    graphs = drop_edges(model.A, g.t("dae/kept"), g.t("dae/r_drop")[:, None, None, None])
+    out = model(g.t("x"), graphs)
+    torch.testing.assert_close(out, g.t("dae/out"), rtol=0, atol=2e-5)
+    assert not torch.allclose(out, model(g.t("x")), atol=1e-2)
+
+
+def test_adain_gives_a_view_the_statistics_of_another():
+    ids = IDS[:6]
+    config = AugmentConfig(mask_ratio=0.0)
+    plain = views(config=config, ids=ids)
+    out = views(config=replace(config, adain="sequence"), ids=ids)
+    for a, b in ((out[0], plain[0]), (out[1], plain[1]), (out[3], plain[3])):
+        assert torch.equal(a, b)
+    partner = draw_roll(6, seed=0, step=torch.tensor(0), view=2)
+    assert sorted(partner.tolist()) == list(range(6)) and not (partner == torch.arange(6)).any()
+    torch.testing.assert_close(out[2].mean((2, 3)), plain[2][partner].mean((2, 3)), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="a batch of 2: SkeleAdaIN needs at least 3"):
+        views(config=replace(config, adain="frame"), ids=IDS[:2])
+
+
+def test_graphs_are_drawn_for_strong_views_alone():
+    graph = STGCN(torch.rand(3, 25, 25).bernoulli()).A
+    draw = dict(seed=0, step=torch.tensor(5))
+    assert draw_graphs(KINDS, 0.0, 0.0, graph, 10, **draw) is None
+    found = draw_graphs(KINDS, 0.1, 0.05, graph, 10, **draw)
+    assert [f is None for f in found] == [True, True, False, True]
+    assert len({layer.sum().item() for layer in found[2]}) > 5  # every layer its own
+    again = draw_graphs(KINDS, 0.1, 0.05, graph, 10, **draw)
+    assert torch.equal(found[2], again[2])
+    later = draw_graphs(KINDS, 0.1, 0.05, graph, 10, seed=0, step=torch.tensor(6))
+    assert not torch.equal(found[2], later[2])
+    only_added = draw_graphs(KINDS, 0.0, 0.05, graph, 10, **draw)[2]
+    torch.testing.assert_close(only_added.sum((1, 2, 3)), graph.sum().expand(10))
+    assert bool((only_added[:, graph > 0] > 0).all())
+
+
+def test_the_loop_trains_with_every_strong_operation(tmp_path):
+    data = open_packed(packed(tmp_path / "set"))
+    config = tiny(epochs=1, knn_every=0, augment=AugmentConfig(adain="frame", edge_drop=0.1, edge_add=0.05))
+    sums = {}
+    for name, c in (("all", config), ("release", replace(config, augment=AugmentConfig()))):
+        trainer = Pretrainer(c, data)
+        trainer.train_step(*trainer.loader.batch(trainer.loader.order(1), 0))
+        sums[name] = trainer.sums
+    assert sums["all"][1] == pytest.approx(sums["release"][1].item(), rel=1e-5)  # InfoNCE sees the basic view alone
+    assert abs(sums["all"][3] - sums["release"][3]) > 1e-6  # the strong branch's consistency
+    assert start(config, data, tmp_path / "run").run(tmp_path / "run")

@@ -2,11 +2,10 @@
 
 import numpy as np
 import torch
+from hiclr_kernels.augment_draw import rotation
 from hiclr_kernels.augment_ref import blur_matrix
 from hiclr_kernels.contrast_ref import hierarchical_contrast
 from official_style import Views, blur, crop, plain_loss, rotate, shear
-
-from hiclr_fast.augment import rotation
 
 
 class Fixed:

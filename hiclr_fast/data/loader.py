@@ -27,6 +27,5 @@ class ResidentLoader:
         return torch.randperm(len(self.x), generator=generator).to(self.device)
 
     def batch(self, order: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """(x (B, 3, T, V, M), ids (B,)) of step `step` of the epoch with that order."""
-        ids = order[step * self.batch_size : (step + 1) * self.batch_size]
-        return self.x[ids], ids
+        """(x (N, 3, T, V, M) of the whole split, ids (B,)) of step `step` of the epoch with that order."""
+        return self.x, order[step * self.batch_size : (step + 1) * self.batch_size]

@@ -86,20 +86,23 @@ class STGCN(nn.Module):
     def normalize_input(self, x: Tensor) -> Tensor:
         """(N, C, T, V, M) -> rows (N * M, C, T, V), batch-normalised per joint and coordinate (channel = v * C + c)."""
         n, c, frames, joints, bodies = x.shape
-        rows = x.permute(0, 4, 3, 1, 2).reshape(n * bodies, joints * c, frames)
+        rows = x.permute(0, 4, 3, 1, 2).reshape(n * bodies, joints * c, frames)  # a view of what apply_views returns
         rows = self.data_bn(rows).view(n * bodies, joints, c, frames)
         return rows.permute(0, 2, 3, 1).contiguous(memory_format=torch.channels_last)
 
-    def features(self, x: Tensor) -> Tensor:
-        """(N, hidden_dim): mean over frames and joints, then over bodies (an empty body counts, as in the release)."""
+    def features(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
+        """(N, hidden_dim): mean over frames and joints, then over bodies (an empty body counts, as in the release).
+
+        graphs: (10, K, V, V), every block's own adjacency instead of A.
+        """
         n, bodies = x.shape[0], x.shape[4]
         x = self.normalize_input(x)
-        for block in self.blocks:
-            x = block(x, self.A)
+        for number, block in enumerate(self.blocks):
+            x = block(x, self.A if graphs is None else graphs[number])
         return x.mean(dim=(2, 3)).view(n, bodies, -1).mean(dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.projector(self.features(x))
+    def forward(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
+        return self.projector(self.features(x, graphs))
 
 
 def init_official(model: nn.Module) -> None:

@@ -23,7 +23,7 @@ BLUR_TAPS = 15  # official GaussianBlur kernel length
 class ViewParams:
     """One view of N samples. Parts left at None do nothing.
 
-    crop_start: (N,) int64, first frame of the window in the sequence reflected by `T // crop_ratio` frames.
+    shift: (N,) int64 in [-T, T], first frame of the window; frames outside the sequence are its symmetric reflection.
     matrix: (N, 3, 3) applied to every joint.
     flip: (N,) bool, swap left and right joints.
     noise: (N, 3, T, V, M) metres, added.
@@ -33,7 +33,7 @@ class ViewParams:
     joint_keep: (T, V) for the whole batch or (N, T, V) per sample: 1 keeps, 0 is replaced by the fill.
     """
 
-    crop_start: Tensor | None = None
+    shift: Tensor | None = None
     matrix: Tensor | None = None
     flip: Tensor | None = None
     noise: Tensor | None = None
@@ -43,10 +43,10 @@ class ViewParams:
     joint_keep: Tensor | None = None
 
 
-def source_frames(start: Tensor, frames: int, padding: int) -> Tensor:
-    """(N, T) frame index of every output frame: a window of T in the sequence padded by symmetric reflection (edge
-    frame included) at both ends. start: (N,) in [0, 2 * padding]."""
-    index = start[:, None] + torch.arange(frames, device=start.device) - padding
+def source_frames(shift: Tensor, frames: int) -> Tensor:
+    """(N, T) frame index of every output frame: a window of T from `shift` on, in the sequence continued at both ends by
+    symmetric reflection (edge frame included). shift: (N,) in [-T, T]."""
+    index = shift[:, None] + torch.arange(frames, device=shift.device)
     index = torch.where(index < 0, -index - 1, index)
     return torch.where(index >= frames, 2 * frames - 1 - index, index)
 
@@ -78,18 +78,17 @@ def apply_view(
     parents: Sequence[int],
     stream: Stream = "joint",
     fill: Tensor | None = None,
-    crop_ratio: int = 6,
 ) -> Tensor:
     """One view of x (N, 3, T, V, M), same shape and dtype.
 
     mirror, parents: (V,) joint index of the mirror partner and of the parent. fill: (1,) value of masked joints; its
-    gradient is the sum of the output's gradient over them. crop_ratio: padding is T // crop_ratio (official 6).
+    gradient is the sum of the output's gradient over them.
     """
     n, _, frames, joints, _ = x.shape
-    if params.crop_start is not None or params.flip is not None:
+    if params.shift is not None or params.flip is not None:
         source = torch.arange(frames, device=x.device).expand(n, -1)
-        if params.crop_start is not None:
-            source = source_frames(params.crop_start, frames, frames // crop_ratio)
+        if params.shift is not None:
+            source = source_frames(params.shift, frames)
         joint = torch.arange(joints, device=x.device).expand(n, -1)
         if params.flip is not None:
             joint = torch.where(params.flip[:, None], torch.tensor(mirror, device=x.device), joint)

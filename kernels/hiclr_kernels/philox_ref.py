@@ -47,10 +47,16 @@ def uniform(key: int, c1: Tensor, c2: Tensor, c3: Tensor, count: int, *, first_b
     return (bits >> 8).to(torch.float32) * 2.0**-24
 
 
-def normal(key: int, c1: Tensor, c2: Tensor, c3: Tensor, count: int, *, first_block: int) -> Tensor:
-    """`count` standard normal float32 values for every counter (Box and Muller 1958): shape (*broadcast, count)."""
-    pairs = -(-count // 2)
-    u = uniform(key, c1, c2, c3, 2 * pairs, first_block=first_block).unflatten(-1, (pairs, 2))
+def normal(key: int, c1: Tensor, c2: Tensor, c3: Tensor, rows: int, count: int, *, first_block: int) -> Tensor:
+    """Standard normal float32 values (Box and Muller 1958) for every counter: shape (*broadcast, rows, count).
+
+    With Q = ceil(count / 4), block `first_block + row * Q + i` makes the values i, i + Q, i + 2Q and i + 3Q of its row, the
+    first two from its words 0 and 1, the others from 2 and 3: neighbours in memory come from neighbouring blocks, so
+    that kernels vectorise over blocks and never shuffle.
+    """
+    quarter = -(-count // 4)
+    u = uniform(key, c1, c2, c3, 4 * rows * quarter, first_block=first_block).unflatten(-1, (rows, quarter, 2, 2))
     radius = torch.sqrt(-2 * torch.log1p(-u[..., 0]))  # 1 - u is in (0, 1]
     angle = 2 * math.pi * u[..., 1]
-    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(-2)[..., :count]
+    z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)  # (*, rows, Q, pair, 2)
+    return z.flatten(-2).transpose(-2, -1).flatten(-2)[..., :count]
