@@ -19,6 +19,7 @@ from torch import Tensor
 # caches and give both threads enough to do. On a 2-core AVX-512 EPYC with 1 MB of L2 a core, 1024 to 4096 are equal within noise.
 ROW_BLOCK = 384
 QUEUE_BLOCK = 2048
+SAFE = 2.0**60  # sums of weights within [1 / SAFE, SAFE] are far from both ends of float32
 LOG2E = math.log2(math.e)
 
 
@@ -41,26 +42,46 @@ def merge_topk(values: Tensor, index: Tensor, s: Tensor, start: int) -> None:
     index[rows] = torch.cat([index[rows], column + start], dim=1).gather(1, order)
 
 
+def add_unshifted(q: Tensor, chunk: Tensor, l: Tensor, acc: Tensor) -> bool:
+    """Adds a chunk with m = 0. False, and nothing done, where its exponents come near the ends of float32."""
+    p = matmul_t(q, chunk).exp2_()  # (R, C); torch's vectorised exp2 is several times as fast as its exp
+    total = p.sum(1, keepdim=True)
+    inside = bool(total.amin() > 1 / SAFE and total.amax() < SAFE)
+    if inside:
+        l.add_(total)
+        acc.add_(matmul_t(p, chunk.T))
+    return inside
+
+
+def add_shifted(q: Tensor, chunk: Tensor, start: int, m: Tensor, l: Tensor, acc: Tensor, best: Tensor, index: Tensor) -> None:
+    """Adds a chunk, queue rows from `start` on, with the running maximum m; keeps the best logits and their index."""
+    s = matmul_t(q, chunk)  # (R, C)
+    if index.shape[1]:
+        merge_topk(best, index, s, start)
+    m_new = torch.maximum(m, s.amax(1, keepdim=True))
+    p = s.sub_(m_new).exp2_()
+    alpha = m.sub_(m_new).exp2_()
+    l.mul_(alpha).add_(p.sum(1, keepdim=True))
+    acc.mul_(alpha).add_(matmul_t(p, chunk.T))
+    m.copy_(m_new)
+
+
 def sweep(q: Tensor, queue: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One pass over the queue (Q, D). q: (R, D) queries times log2(e) / temperature, float32 or float64.
 
     Returns m (R, 1), l (R, 1), acc (R, D) as above, and the queue rows of the topk largest logits, (R, topk) int64.
     """
     m, l, acc = q.new_full((len(q), 1), -math.inf), q.new_zeros(len(q), 1), torch.zeros_like(q)
-    values, index = q.new_full((len(q), topk), -math.inf), torch.zeros(len(q), topk, dtype=torch.int64)
-    for r in range(0, len(q), ROW_BLOCK):
-        rows = slice(r, r + ROW_BLOCK)
+    index = torch.zeros(len(q), topk, dtype=torch.int64)
+    for rows, m_, l_, acc_, index_ in zip(*(x.split(ROW_BLOCK) for x in (q, m, l, acc, index)), strict=True):
+        best = q.new_full(index_.shape, -math.inf)
+        unshifted = not topk  # at the released temperature exponents stay within [-21, 21]: two passes over s less
         for start in range(0, len(queue), QUEUE_BLOCK):
             chunk = queue[start : start + QUEUE_BLOCK].to(q.dtype)
-            s = matmul_t(q[rows], chunk)  # (ROW_BLOCK, QUEUE_BLOCK)
-            if topk:
-                merge_topk(values[rows], index[rows], s, start)
-            m_new = torch.maximum(m[rows], s.amax(1, keepdim=True))
-            p = s.sub_(m_new).exp2_()  # torch's vectorised exp2 is several times as fast as its exp
-            alpha = m[rows].sub_(m_new).exp2_()
-            l[rows].mul_(alpha).add_(p.sum(1, keepdim=True))
-            acc[rows].mul_(alpha).add_(matmul_t(p, chunk.T))
-            m[rows] = m_new
+            if unshifted and (unshifted := add_unshifted(rows, chunk, l_, acc_)):
+                m_.zero_()
+            else:
+                add_shifted(rows, chunk, start, m_, l_, acc_, best, index_)
     return m, l, acc, index
 
 
@@ -85,14 +106,16 @@ def contrast(
         m, l, acc = m.view(branches, n, 1), l.view(branches, n, 1), acc.view(branches, n, d)
         positive = (q * key).sum(-1, keepdim=True)
         top = torch.maximum(m, positive)
-        scale, key_share = (m - top).exp2_(), (positive - top).exp2_()
+        key_share = (positive - top).exp2_()
+        scale = (m - top).exp2_()
         l = l * scale
-        offset = (acc * scale - l * key) / (l + key_share)  # G - k
+        offset = acc.mul_(scale).addcmul_(l, key, value=-1).div_(l + key_share)  # G - k
         nll = (top - positive) / LOG2E + torch.log1p(l + (key_share - 1))  # -log p[0]
-        target = torch.cat([torch.zeros_like(offset[:1]), offset[:-1]])
+        first = key.new_zeros(1).expand(1, n, d)
         if topk:
-            target[0] = mined_offset(key, queue, mined.view(branches, n, topk).permute(1, 0, 2).flatten(1))
+            first = mined_offset(key, queue, mined.view(branches, n, topk).permute(1, 0, 2).flatten(1))[None]
+        target = torch.cat([first, offset[:-1]])
         terms = (nll - (q * target).sum(-1, keepdim=True) / LOG2E).mean((1, 2))
         weight = torch.tensor(weights, dtype=dtype)
-        grad = (offset - target) * (weight / (n * temperature))[:, None, None]
+        grad = offset.sub_(target).mul_((weight / (n * temperature))[:, None, None])
     return (terms * weight).sum(), terms, grad
