@@ -180,6 +180,17 @@ def test_large_logits_stay_finite(backend):
         assert torch.isfinite(x).all() and rms_error(x.cpu(), y) < 1e-5
 
 
+def test_cpu_shifts_from_the_middle_of_the_queue(monkeypatch):
+    """The first chunk of the queue needs no shift; the second one does, for one row; the others keep both chunks."""
+    monkeypatch.setenv("HICLR_KERNELS", "cpu")
+    q, key, queue = problem(3, 3, 2 * contrast_cpu.QUEUE_BLOCK, 64)
+    key, queue = 0 * key, 0.1 * queue
+    queue[-1] = q[0, 0] - q[0, 1] * (q[0, 0] @ q[0, 1]) / (q[0, 1] @ q[0, 1])
+    out = solve(hierarchical_contrast, (q, key, queue), torch.float32, temperature=0.01)
+    for x, y in zip(out, reference((q, key, queue), temperature=0.01), strict=True):
+        assert rms_error(x, y) < 1e-5
+
+
 def test_strided_inputs_and_autocast(backend):
     tensors = problem(2, 3, 300, 64)
     plain = solve(hierarchical_contrast, tensors, torch.float32, DEVICES[backend])

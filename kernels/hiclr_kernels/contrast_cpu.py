@@ -3,10 +3,10 @@
     per chunk K_c:   s = q K_c^T / t,  m' = max(m, max s),  p = exp(s - m'),  a = exp(m - m')
                      l <- a l + sum p,  acc <- a acc + p K_c,  m <- m'
 
-(online softmax: Milakov and Gimelshein 2018, arXiv 1805.02867; exponents in base 2). The key joins at the end, in `finish`.
+(online softmax: Milakov and Gimelshein 2018, arXiv 1805.02867; exponents in base 2). The key joins at the end.
 
-Why not torch's CPU flash attention: it takes its products from MKL, at half the rate of oneDNN on processors of other
-makers than Intel; it cannot return neighbours. kernels/README.md has the timings.
+Why not torch's CPU flash attention: its products come from MKL, at half the rate of oneDNN on an AMD processor, and it
+cannot return neighbours. kernels/README.md has the timings.
 """
 
 import math

@@ -5,7 +5,7 @@
     merge   program n: joins the splits and the key of row n in every branch; loss terms and gradient of that row
     reduce  one program: means over the rows and the weighted loss
 
-Every tile is loaded once and multiplied twice. Exponents are in base 2, relative to 2^SHIFT times the largest.
+Every tile is loaded once and multiplied twice. Exponents are in base 2; m is the largest minus SHIFT.
 16-bit inputs are multiplied as they are. float32 inputs are multiplied as pairs of float16, x = hi + lo (22 bits), three
 products each (Ootomo and Yokota 2022, arXiv 2203.03341): the accuracy of three tf32 products, operands half the size.
 Between the kernels: m, l (S, R) and acc (S, R, D) in float32 for S splits of R = B * N rows, and the running topk (R, S, SLOTS).
@@ -14,7 +14,7 @@ Between the kernels: m, l (S, R) and acc (S, R, D) in float32 for S splits of R 
 import triton
 import triton.language as tl
 
-SHIFT = tl.constexpr(14.0)  # weights up to 2^14: float16 keeps those of 2^-38 and less of the largest; its limit is 2^16
+SHIFT = tl.constexpr(14.0)  # largest weight 2^14: float16 then keeps weights 2^-38 times as large; its limit is 2^16
 PAIR_SCALE = tl.constexpr(1024.0)  # keeps the lo half of unit rows a normal float16; elements up to 63 are in range
 NO_ROW = tl.constexpr(2**31 - 1)
 LN2 = tl.constexpr(0.6931471805599453)
