@@ -20,6 +20,13 @@ def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="append every benchmark to bench/results/{op}.jsonl")
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 def machine() -> dict:
     """What a reader needs to know of the machine; no host names."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
