@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_the_whole_way(command, tmp_path):
 
 def test_official_checkpoint(command, tmp_path, golden):
     packed(tmp_path / "set", bodies=2)
-    weights = golden("stgcn_eval").path
+    weights = shutil.copy(golden("stgcn_eval").path, tmp_path)  # features are cached beside the checkpoint
     code, _, _ = command(
         "evaluate", "features", "--checkpoint", weights, "--format", "official", "--data", "set", "--out", "f.npz"
     )
