@@ -167,10 +167,13 @@ def save_features(features: dict[str, Features], path: Path) -> None:
     arrays = {}
     for split, f in features.items():
         arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez(temporary, **arrays)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: features cannot be written ({error}); copy the checkpoint to a writable folder") from None
 
 
 def checkpoint_of(run: Path) -> Path:

@@ -125,6 +125,12 @@ def test_features_are_extracted_once(run, monkeypatch):
         cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
 
 
+def test_features_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")  # a file where the folder should be
+    with pytest.raises(InputError, match=r"features cannot be written .* writable folder"):
+        features.save_features({"val": features_of(np.eye(2), [0, 1])}, tmp_path / "file" / "f.npz")
+
+
 def test_recalibration_takes_the_statistics_of_clean_data(run):
     """Stored statistics become those of the split: the input norm's mean is the mean over it."""
     _, data, trainer = run
