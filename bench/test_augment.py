@@ -170,7 +170,7 @@ def test_kernel(measure, benchmark, dataset, copy_seconds, batch, device):
     x, ids = dataset.to(device), torch.arange(batch, device=device)
 
     def make(x, ids, step):
-        return make_views(x, ids, KINDS, CONFIG, NTU, seed=SEED, step=step)
+        return make_views(x, ids, ids, KINDS, CONFIG, NTU, seed=SEED, step=step)
 
     check(make, x)
     step = torch.tensor(0, device=device)

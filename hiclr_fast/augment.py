@@ -68,6 +68,7 @@ def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int) ->
 
 def make_views(
     x: Tensor,
+    index: Tensor,
     sample: Tensor,
     kinds: Sequence[str],
     config: AugmentConfig,
@@ -80,7 +81,8 @@ def make_views(
 ) -> list[Tensor]:
     """One view (N, 3, T, V, M) of the batch for every entry of `kinds`.
 
-    x: (S, 3, T, V, M) float32, the resident dataset; sample: (N,) int64 rows of it; step: () int64; all on one device.
+    x: (S, 3, T, V, M) float32; index: (N,) int64 rows of it that make the batch; sample: (N,) int64 their sample ids, keys
+    of the draws; step: () int64; all on one device.
     Strong views: AdaIN (if on) after the stream is taken, then the mask, whose joints become `fill` (1,), with its gradient.
     """
     frames, joints = x.shape[2:4]
@@ -89,7 +91,7 @@ def make_views(
     exchanged = [w for w, kind in enumerate(kinds) if kind == "strong" and config.adain != "off"]
     in_kernel = replace(draws, masked=tuple(masked and w not in exchanged for w, masked in enumerate(draws.masked)))
     tables = dict(mirror=layout.mirror, parents=layout.parents)
-    views = apply_views(x, sample, in_kernel, **tables, stream=stream, fill=fill)
+    views = apply_views(x, index, in_kernel, **tables, stream=stream, fill=fill)
     for w in exchanged:
         style = views[w][draw_roll(len(sample), seed=seed, step=step, view=w)]
         views[w] = adain(views[w], style, config.adain)

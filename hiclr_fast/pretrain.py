@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from hiclr_fast.augment import make_views
 from hiclr_fast.config import PretrainConfig, as_plain, update
 from hiclr_fast.contrast import HiCLR
-from hiclr_fast.data.loader import ResidentLoader
+from hiclr_fast.data.loader import Batch, ResidentLoader
 from hiclr_fast.data.packed import Packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.features import Features, build_encoder, extract
@@ -71,15 +70,16 @@ class Pretrainer:
             self.epoch + done, base=c.lr, epochs=c.epochs, drops=c.drops, warmup=c.warmup_epochs, schedule=c.schedule
         )
 
-    def train_step(self, x: Tensor, ids: Tensor) -> None:
-        """One step. x: (S, 3, T, V, M) the resident dataset, ids: (N,) the batch."""
+    def train_step(self, batch: Batch) -> None:
         c, model = self.config, self.model
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr_now()
         step = torch.full((), (self.epoch - 1) * self.loader.steps + self.step, device=self.device)
         draw = dict(seed=c.seed, step=step)
         kinds = (*c.branches, KEY_VIEW)
-        views = make_views(x, ids, kinds, c.augment, self.data.layout, **draw, stream=c.stream, fill=model.fill)
+        views = make_views(
+            batch.x, batch.index, batch.ids, kinds, c.augment, self.data.layout, **draw, stream=c.stream, fill=model.fill
+        )
         encoder, a = model.encoder_q, c.augment
         graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, encoder.A, len(encoder.blocks), **draw)
         with self.autocast():
@@ -130,12 +130,12 @@ class Pretrainer:
     def _epoch(self, out: Path, metrics: Metrics) -> bool:
         """The rest of the current epoch; False when a signal came."""
         c, steps = self.config, self.loader.steps
-        order, first, start = self.loader.order(self.epoch), self.step, time.perf_counter()
+        first, start = self.step, time.perf_counter()
         lr = self.lr_now()
         with tqdm(total=steps * c.batch_size, initial=first * c.batch_size, unit="sample", leave=False) as bar:
             bar.set_description(f"epoch {self.epoch}/{c.epochs}")
-            while self.step < steps:
-                self.train_step(*self.loader.batch(order, self.step))
+            for batch in self.loader.epoch(self.epoch, first):
+                self.train_step(batch)
                 self.step += 1
                 bar.update(c.batch_size)
                 if self.step % 20 == 0 or self.step == steps or self.stop:

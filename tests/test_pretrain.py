@@ -202,8 +202,7 @@ def test_a_run_folder_is_never_overwritten(tmp_path, data):
 def test_fp16_on_cpu_uses_the_scaler(data):
     trainer = Pretrainer(tiny(amp=True, amp_dtype="fp16"), data)
     assert trainer.scaler.is_enabled() and trainer.autocast().fast_dtype == torch.float16
-    order = trainer.loader.order(1)
-    trainer.train_step(*trainer.loader.batch(order, 0))
+    trainer.train_step(next(trainer.loader.epoch(1)))
     trainer.check_finite()
 
 

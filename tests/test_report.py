@@ -29,7 +29,8 @@ def test_pictures_show_what_the_loop_makes(data):
     assert [p.title for p in found] == ["raw", "basic", "normal", "strong", "key (basic)"]
     x = torch.from_numpy(np.array(data["train"].x))
     draw = dict(seed=3, step=torch.tensor(0), stream="bone")
-    views = make_views(x, torch.tensor([5]), ("basic", "normal", "strong", "basic"), config, data.layout, **draw)
+    row, kinds = torch.tensor([5]), ("basic", "normal", "strong", "basic")
+    views = make_views(x, row, row, kinds, config, data.layout, **draw)
     for picture, view in zip(found[1:], views, strict=True):
         np.testing.assert_array_equal(picture.x, view[0].numpy())
     assert (found[3].masked.sum(1) == 2).all() and not found[3].x[:, found[3].masked].any()
