@@ -105,7 +105,7 @@ def extract(encoder: STGCN, split: Split, layout: Layout, stream: Stream, device
     encoder.eval()
     parts = []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
-        x = torch.from_numpy(np.array(split.x[start : start + BATCH])).to(device)
+        x = torch.from_numpy(split.x[start : start + BATCH]).to(device)
         parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
     return Features(torch.cat(parts).numpy(), split.label, split.name)
 
@@ -122,8 +122,8 @@ def recalibrate(encoder: STGCN, split: Split, layout: Layout, stream: Stream, de
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
         norm.train()
-    for x in np.array_split(split.x, max(1, len(split) // BATCH)):
-        encoder.features(to_stream(torch.from_numpy(np.array(x)).to(device), stream, layout.parents))
+    for rows in np.array_split(np.arange(len(split)), max(1, len(split) // BATCH)):
+        encoder.features(to_stream(torch.from_numpy(split.x[rows]).to(device), stream, layout.parents))
     encoder.eval()
 
 

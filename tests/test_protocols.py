@@ -198,4 +198,4 @@ def test_bad_checkpoints(run, tmp_path):
 def test_raw_features_are_the_coordinates(run):
     _, data, _ = run
     raw = raw_features(data["val"], data.layout, "joint")
-    np.testing.assert_array_equal(raw.feature, data["val"].x.reshape(12, -1))
+    np.testing.assert_array_equal(raw.feature, np.asarray(data["val"].x).reshape(12, -1))

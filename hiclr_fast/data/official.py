@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hiclr_fast.data.packed import Split, write_packed
+from hiclr_fast.data.packed import Split
 from hiclr_fast.data.pickles import load_plain_pickle
+from hiclr_fast.data.write import write_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import Layout
 
