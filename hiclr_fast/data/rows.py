@@ -2,25 +2,27 @@
 and than the address space, and any number of processes can read it at once."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from hiclr_fast.data.files import UNREADABLE, npy_facts
 from hiclr_fast.errors import InputError
+
+_SEEK = threading.Lock()
 
 
 def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     """(shape, dtype, byte offset of the data) of a C-ordered .npy whose data fill the file exactly; InputError otherwise."""
     try:
         with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, fortran, dtype = read(file)
+            shape, fortran, dtype = npy_facts(file)
             offset = file.tell()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the path of a .npy") from None
-    except (ValueError, OSError, EOFError, KeyError, MemoryError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable .npy of plain numbers ({error}); write it with np.save") from None
     if dtype.hasobject or fortran:
         raise InputError(f"{path}: holds Python objects or Fortran order; save plain C-ordered numbers")
@@ -28,6 +30,17 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     if size != expected:
         raise InputError(f"{path}: {size} bytes of data, its header says {expected}; the file was cut or changed")
     return shape, dtype, offset
+
+
+def _read_at(descriptor: int, buffer: memoryview, place: int) -> int:
+    """Bytes read into the buffer from that place of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], place)
+    with _SEEK:  # Windows: the place is shared state
+        os.lseek(descriptor, place, os.SEEK_SET)
+        data = os.read(descriptor, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
 
 
 class Rows:
@@ -39,7 +52,7 @@ class Rows:
 
     def __init__(self, files: Sequence[Path], order: np.ndarray | None = None):
         headers = [npy_header(Path(file)) for file in files]
-        (_, *row), self.dtype, _ = headers[0]
+        (_, *row), self.dtype, _ = headers[0] if headers[0][0] else ((0,), *headers[0][1:])
         for file, (shape, dtype, _) in zip(files, headers, strict=True):
             if list(shape[1:]) != row or dtype != self.dtype:
                 raise InputError(f"{file}: {dtype} {shape}, the shards before it hold {self.dtype} rows of {tuple(row)}")
@@ -82,9 +95,9 @@ class Rows:
 
     def _fill(self, shard: int, place: int, buffer: memoryview) -> None:
         if shard not in self._open:
-            self._open[shard] = os.open(self.files[shard], os.O_RDONLY)
+            self._open[shard] = os.open(self.files[shard], os.O_RDONLY | getattr(os, "O_BINARY", 0))
         while buffer:
-            got = os.preadv(self._open[shard], [buffer], place)
+            got = _read_at(self._open[shard], buffer, place)
             if got == 0:
                 raise InputError(f"{self.files[shard]} ended early while it was read; it was cut after it was opened")
             buffer, place = buffer[got:], place + got
