@@ -274,14 +274,14 @@ def _scaled(mantissa, power):
     p = _EXACT[abs(power)]
     if mantissa < np.uint64(1 << 53):
         return (hi + lo) * p if power > 0 else (hi + lo) / p
-    if power >= 0:
-        return hi * p + lo * p
-    q = hi / p
-    a, b = q * 134217729.0, p * 134217729.0  # Dekker's split gives q * p exactly
+    q = hi if power > 0 else hi / p
+    a, b = q * 134217729.0, p * 134217729.0  # Dekker's split gives q * p exactly, as product + error
     qh, ph = a - (a - q), b - (b - p)
     ql, pl = q - qh, p - ph
     product = q * p
     error = ((qh * ph - product) + qh * pl + ql * ph) + ql * pl
+    if power > 0:
+        return product + (error + lo * p)
     return q + ((hi - product) - error + lo) / p
 
 
