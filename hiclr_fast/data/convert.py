@@ -5,9 +5,10 @@ At the end the chunks become the packed folder, which is renamed into place whol
 """
 
 import hashlib
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Conversion:
     min_frames: int = 1
 
 
-def _signature(items: Sequence[Any], settings: str) -> str:
+def _signature(items: Iterable[Any], settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     for item in items:
         facts = item.stat() if isinstance(item, Path) else None
@@ -102,14 +103,15 @@ def convert(
     train: Callable[[dict[str, np.ndarray]], np.ndarray],
     classes: Sequence[str] | None,
     source: str,
+    depends: Sequence[Path] = (),
 ) -> list[tuple[str, str, str]]:
     """Writes `out` and returns its report: (recording, rejected | repaired, reason) lines.
 
-    items: paths or numbers; read(item): its recordings; train: columns (label, subject, view, setup, name, split) -> (n,) bool;
-    classes: names, none: 0 to the largest label. Raises InputError where nothing is left, and with `options.strict` on the first
-    bad recording.
+    items: paths or numbers; read(item): its recordings; depends: other files that `read` looks at; train: columns (label,
+    subject, view, setup, name, split) -> (n,) bool; classes: names, none: 0 to the largest label. Raises InputError where
+    nothing is left, and with `options.strict` on the first bad recording.
     """
-    key = _signature(items, f"{source} {layout.name} {how} {options.min_frames} {CHUNK}")
+    key = _signature(itertools.chain(items, depends), f"{source} {layout.name} {how} {options.min_frames} {CHUNK}")
     with exclusive(Path(out)) as out:
         work = out.parent / f".{out.name}.{key}.work"
         work.mkdir(parents=True, exist_ok=True)

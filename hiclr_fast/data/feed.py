@@ -42,7 +42,7 @@ class Gather:
         return self.split.x.read(ids, buffer[: len(ids)]), ids, self.split.label[ids]
 
     def __del__(self) -> None:
-        self.thread.shutdown(wait=True, cancel_futures=True)
+        self.thread.shutdown(wait=False, cancel_futures=True)  # this may run in that very thread
 
 
 class TorchFeed:

@@ -10,13 +10,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from hiclr_fast.data.files import open_regular
 from hiclr_fast.errors import InputError
+
+
+class _Refused(Exception):
+    """What the pickle asks for is not plain data."""
 
 
 def _reconstruct(kind: type, shape: tuple, code: bytes) -> np.ndarray:
     """An empty array, as numpy writes it before the state that holds its content."""
     if kind is not np.ndarray or tuple(shape) != (0,):
-        raise InputError("makes an array in an unknown way")
+        raise _Refused("makes an array in an unknown way")
     return np.ndarray.__new__(np.ndarray, (0,), "b")
 
 
@@ -30,7 +35,7 @@ def _frombuffer(content: bytes, dtype: np.dtype, shape: tuple, order: str) -> np
 
 def _plain(dtype: np.dtype) -> np.dtype:
     if not isinstance(dtype, np.dtype) or dtype.hasobject:
-        raise InputError("holds an array of Python objects")
+        raise _Refused("holds an array of Python objects")
     return dtype
 
 
@@ -49,7 +54,7 @@ _ARRAYS = {
 def _encode(text: str, encoding: str) -> bytes:
     """Protocol 2 spells an array's bytes as _codecs.encode(text, "latin1")."""
     if encoding != "latin1":
-        raise InputError(f"encodes to {encoding!r}")
+        raise _Refused(f"encodes to {encoding!r}")
     return text.encode("latin1")
 
 
@@ -64,7 +69,7 @@ ALLOWED = {
 class _Restricted(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise InputError(f"names the global {module}.{name}")
+            raise _Refused(f"names the global {module}.{name}")
         return ALLOWED[module, name]
 
 
@@ -96,12 +101,12 @@ class _Bounded:
 def load_plain_pickle(path: Path) -> Any:
     """Lists, tuples, dicts, strings, numbers and numpy arrays from a pickle; any other global is an InputError."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _Restricted(_Bounded(file), encoding="latin1").load()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a pickle") from None
-    except InputError as error:
+    except _Refused as error:
         raise InputError(f"{path}: the pickle {error}; only plain values and numpy arrays are read, nothing is run") from None
+    except InputError:
+        raise
     except Exception as error:  # a broken pickle can raise nearly anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not a readable pickle ({reason})") from None

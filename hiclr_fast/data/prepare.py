@@ -102,7 +102,8 @@ class Pku:
             self.options,
             train=lambda columns: columns["split"] == "train",
             classes=[str(c + 1) for c in range(pku.CLASSES)],
-            source=f"pku {self.labels} {self.split.name}",
+            source=f"pku {self.split.name}",
+            depends=[self.split, *sorted(self.labels.glob("*.txt"))],
         )
         tell(self.out, report)
 
@@ -149,7 +150,6 @@ class Pyskl:
     def run(self) -> None:
         layout = get_layout(self.layout)
         annotations = Annotations(self.file, self.train, self.val, layout.num_joints)
-        facts = self.file.stat()
         report = convert(
             range(len(annotations)),
             annotations.read,
@@ -159,7 +159,8 @@ class Pyskl:
             self.options,
             train=lambda columns: columns["split"] == "train",
             classes=None,
-            source=f"pyskl {self.file.name} {facts.st_size} {facts.st_mtime_ns} {self.train} {self.val}",
+            source=f"pyskl {self.file.name} {self.train} {self.val}",
+            depends=[self.file],
         )
         tell(self.out, report)
 

@@ -1,12 +1,12 @@
 """What every reader gives: one performance of one action, as it was recorded."""
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hiclr_fast.data.files import open_regular
 from hiclr_fast.errors import InputError
 
 LARGEST = 1 << 30  # bytes of one text or JSON recording; the largest real ones have tens of megabytes
@@ -31,21 +31,17 @@ class Recording:
 def read_padded(path: Path, pad: int) -> np.ndarray:
     """A whole file and `pad` zero bytes after it, uint8; InputError when it is missing, no regular file, unreadable or larger
     than LARGEST."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                raise InputError(f"{path} is not a regular file; give a file")
-            if facts.st_size > LARGEST:
-                raise InputError(f"{path}: {facts.st_size} bytes, at most {LARGEST} are read; split the file")
-            out = np.empty(facts.st_size + pad, dtype=np.uint8)
-            got = file.readinto(out[: facts.st_size])
-            out[got:] = 0
-            return out[: got + pad]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a file") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check its kind, its permissions and the disk") from None
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST:
+            raise InputError(f"{path}: {size} bytes, at most {LARGEST} are read; split the file")
+        out = np.empty(size + pad, dtype=np.uint8)
+        try:
+            got = file.readinto(out[:size])
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}); check the disk") from None
+    out[got:] = 0
+    return out[: got + pad]
 
 
 def read_bytes(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hiclr_fast.data.files import UNREADABLE, npy_facts
+from hiclr_fast.data.files import UNREADABLE, npy_facts, open_regular
 from hiclr_fast.errors import InputError
 
 _SEEK = threading.Lock()
@@ -17,11 +17,11 @@ _SEEK = threading.Lock()
 def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     """(shape, dtype, byte offset of the data) of a C-ordered .npy whose data fill the file exactly; InputError otherwise."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             shape, fortran, dtype = npy_facts(file)
             offset = file.tell()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a .npy") from None
+    except InputError:
+        raise
     except UNREADABLE as error:
         raise InputError(f"{path}: not a readable .npy of plain numbers ({error}); write it with np.save") from None
     if dtype.hasobject or fortran:
