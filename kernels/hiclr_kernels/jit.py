@@ -1,7 +1,7 @@
 """numba's disk cache, made safe: machine code is kept until any source file of its folder changes.
 
-numba alone looks at the file of a function, not at the files of the functions that are inlined into it, and would go on running old
-code after an upgrade.
+numba alone looks at the file of a function, not at the files of the functions that are inlined into it, and would go on
+running old code after an upgrade.
 """
 
 import functools
