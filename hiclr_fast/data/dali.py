@@ -16,8 +16,8 @@ from hiclr_fast.data.feed import QUEUED, Gather
 class DaliFeed:
     """Iterator of (x (b, 3, T, V, M) float32, ids (b,) int64, label (b,) int64) on the device.
 
-    The pipeline copies the gathered rows once into memory of its own: on CPU that is the batch; on CUDA it is pinned and goes up on
-    DALI's stream while earlier batches are used. x is valid until the next batch is asked for.
+    The pipeline copies the gathered rows once into memory of its own: on CPU that is the batch; on CUDA it is pinned and
+    goes up on DALI's stream while earlier batches are used. x is valid until the next batch is asked for.
     """
 
     def __init__(self, gather: Gather, device: torch.device):
