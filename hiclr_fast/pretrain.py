@@ -80,8 +80,8 @@ class Pretrainer:
         views = make_views(
             batch.x, batch.index, batch.ids, kinds, c.augment, self.data.layout, **draw, stream=c.stream, fill=model.fill
         )
-        encoder, a = model.encoder_q, c.augment
-        graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, encoder.A, len(encoder.blocks), **draw)
+        rows, a = len(batch.index) * batch.x.shape[-1], c.augment
+        graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
         with self.autocast():
             q = model.queries(views[:-1], graphs)
             key = model.keys(views[-1])

@@ -10,6 +10,13 @@ _RULES = (
     (r"^blocks\.(\d+)\.bn2\.", r"st_gcn_networks.\1.tcn.3."),
     (r"^blocks\.(\d+)\.residual\.", r"st_gcn_networks.\1.residual."),
     (r"^projector\.", r"fc."),
+    (r"^bn\.", r"input_map.0."),
+    (r"^blocks\.(\d+)\.qk\.", r"graph_layers.\1.in_nets."),
+    (r"^blocks\.(\d+)\.(out|ff)\.", r"graph_layers.\1.\2_nets."),
+    (r"^blocks\.(\d+)\.temporal\.", r"graph_layers.\1.out_nett."),
+    (r"^blocks\.(\d+)\.down(1|2)\.", r"graph_layers.\1.downs\2."),
+    (r"^blocks\.(\d+)\.down_t\.", r"graph_layers.\1.downt2."),
+    (r"^blocks\.(\d+)\.(alphas|attention0s)$", r"graph_layers.\1.\2"),
 )
 
 
