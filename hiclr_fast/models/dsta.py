@@ -128,7 +128,7 @@ class DSTA(nn.Module):
 
         graphs: the edges that every block drops and adds, from `draw_graphs`.
         """
-        n = len(x)
+        n = x.shape[0]
         x = self.embed(x)
         for number, block in enumerate(self.blocks):
             x = block(x, None if graphs is None else graphs.of(number))
