@@ -16,7 +16,7 @@ from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.official import official_name
 from hiclr_fast.models.skeletonclr import skeletonclr_name
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.run import load_checkpoint, load_encoder_file
+from hiclr_fast.run import load_checkpoint, load_encoder_file, save_atomic
 from hiclr_fast.skeletons import Layout, adjacency
 
 Format = Literal["hiclr_fast", "official"]
@@ -49,7 +49,7 @@ def encoder_from_state(
             sizes = (len(state[name_of("blocks.0.conv.weight")]), hidden_dim, feature_dim)
             model = STGCN(graph, in_channels, *sizes, dropout)
         model.load_state_dict({name: state[name_of(name)] for name in model.state_dict()})
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{where}: not the weights of an ST-GCN or DSTA-Net encoder ({reason})") from None
     fields = dict(zip(("hidden_channels", "hidden_dim", "feature_dim"), sizes, strict=True))
@@ -81,6 +81,17 @@ def load_official(path: Path) -> tuple[Encoder, PretrainConfig]:
     return encoder, PretrainConfig(layout=OFFICIAL_LAYOUTS.get(encoder.num_joints), **fields)
 
 
+def save_official(encoder: Encoder, frames: int, path: Path) -> None:
+    """The query encoder as a .pt that the official HiCLR code loads. frames: T, to which DSTA-Net's buffers are cut there."""
+    state = {official_name(name): tensor for name, tensor in encoder.state_dict().items()}
+    if isinstance(encoder, DSTA):
+        for number, block in enumerate(encoder.blocks):
+            encoding = block.encoding[None].expand(-1, -1, frames, -1)
+            state |= {f"graph_layers.{number}.pes.pe": encoding, f"graph_layers.{number}.atts": 0 * block.attention0s.detach()}
+            frames = -(-frames // block.temporal[0].stride[0])
+    save_atomic({PREFIX + name: tensor.cpu().contiguous() for name, tensor in state.items()}, path)
+
+
 def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, PretrainConfig]:
     """(encoder in eval mode, config with the layout it was trained on) of a checkpoint, an exported encoder, or an
     official checkpoint."""
@@ -94,7 +105,7 @@ def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, Pretr
         state, values = load_encoder_file(path)
     else:
         content = load_checkpoint(path)
-        values = {**content["config"], "layout": content["layout"]}
+        values = {**content["config"], "layout": content.get("layout")}
         state = {name.removeprefix(PREFIX): t for name, t in content["model"].items() if name.startswith(PREFIX)}
     config = update(PretrainConfig(), values, f"{path} config")
     encoder, _ = encoder_from_state(state, str(path), dropout=config.dropout)

@@ -1,4 +1,5 @@
-"""Writes an encoder for use elsewhere: .safetensors (weights, for --checkpoint here) or .onnx (joint coordinates -> features).
+"""Writes an encoder for use elsewhere: .safetensors (weights, for --checkpoint here), .onnx (joint coordinates -> pooled
+features) or .pt (weights under the names of the official HiCLR code).
 
     python scripts/export.py --run runs/ucla --out encoder.onnx
     python scripts/export.py --checkpoint official.pt --format official --stream bone --out bone.safetensors
@@ -10,10 +11,10 @@ from typing import Literal
 
 import tyro
 
-from hiclr_fast.encoders import load_encoder
+from hiclr_fast.encoders import load_encoder, save_official
 from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.features import checkpoint_of
-from hiclr_fast.onnx import export_onnx
+from hiclr_fast.onnx import FRAMES, export_onnx
 from hiclr_fast.run import export_encoder
 from hiclr_fast.skeletons import get_layout
 
@@ -21,7 +22,7 @@ from hiclr_fast.skeletons import get_layout
 @dataclass(frozen=True)
 class Args:
     out: Path
-    """File to write, .safetensors or .onnx; must not exist."""
+    """File to write, .safetensors, .onnx or .pt; must not exist."""
     run: Path | None = None
     checkpoint: Path | None = None
     """checkpoint.pt or encoder.safetensors of ours; with --format official a HiCLR, AimCLR or SkeletonCLR .pt or .npz."""
@@ -36,8 +37,8 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     if (args.run is None) == (args.checkpoint is None):
         raise InputError("give either --run RUN or --checkpoint FILE")
-    if args.out.suffix not in (".safetensors", ".onnx"):
-        raise InputError(f"{args.out}: unknown kind of file; name it .safetensors or .onnx")
+    if args.out.suffix not in (".safetensors", ".onnx", ".pt"):
+        raise InputError(f"{args.out}: unknown kind of file; name it .safetensors, .onnx or .pt")
     if args.out.exists():
         raise InputError(f"{args.out} exists already; choose another --out")
     encoder, config = load_encoder(checkpoint_of(args.run) if args.run else args.checkpoint, args.format)
@@ -49,6 +50,8 @@ def main() -> None:
     said = f"{args.out}: {config.encoder}, {config.stream} stream, {name}, {config.hidden_dim} features"
     if args.out.suffix == ".onnx":
         said += f", within {export_onnx(encoder, config, args.out):.0e} of torch in onnxruntime"
+    elif args.out.suffix == ".pt":
+        save_official(encoder, config.frames or FRAMES, args.out)
     else:
         export_encoder(encoder, config, name, args.out)
     print(said)

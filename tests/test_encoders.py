@@ -9,7 +9,7 @@ from helpers import packed, tiny
 
 from hiclr_fast.config import PretrainConfig
 from hiclr_fast.data.packed import open_packed
-from hiclr_fast.encoders import build_encoder, load_encoder
+from hiclr_fast.encoders import build_encoder, load_encoder, save_official
 from hiclr_fast.errors import InputError
 from hiclr_fast.pretrain import finish, start
 from hiclr_fast.skeletons import LAYOUTS
@@ -77,6 +77,11 @@ def test_hiclr_weights_of_both_encoders(golden, tmp_path, stem, name, noise):
         encoder, config = load_encoder(file, "official")
         assert config == PretrainConfig(encoder=name, layout="ntu25")
         assert (encoder(g.t("x", torch.float32)) - g.t("f64/out", torch.float32)).abs().max() < noise
+    save_official(encoder, 50, tmp_path / "back.pt")
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert set(back) >= set(g.names("encoder_q.")) and {n.rsplit(".", 1)[-1] for n in set(back) - set(g.names(""))} <= {"pe"}
+    for key in g.names("encoder_q."):  # the encoding is computed, to a last bit that may differ between machines
+        torch.testing.assert_close(back[key], torch.from_numpy(g[key]), rtol=0, atol=2e-7 if key.endswith(".pe") else 0)
 
 
 def test_official_checkpoints_that_do_not_fit(skeletonclr, tmp_path):
@@ -88,6 +93,7 @@ def test_official_checkpoints_that_do_not_fit(skeletonclr, tmp_path):
 
     assert "ends in a class head" in message({"encoder_q.fc.weight": torch.zeros(60, 256)})
     assert "not the weights of an ST-GCN or DSTA-Net" in message({"encoder_q.edge_importance.3": None})
+    assert "not the weights of an ST-GCN or DSTA-Net" in message({"encoder_q.fc.2.weight": 3})
     narrow = {"encoder_q.st_gcn_networks.2.tcn.2.weight": torch.zeros(16, 16, 7, 1)}
     assert "size mismatch for blocks.2.conv.weight" in message(narrow)
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from conftest import rms_error
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.official import official_name
 from hiclr_fast.models.stgcn import init_official
-from hiclr_fast.strong import Edges
+from hiclr_fast.strong import Edges, draw_graphs
 
 BUFFERS = ("atts", "pes.pe")  # constants of the official blocks that ours do not load
 
@@ -107,3 +108,15 @@ def test_gradients_reach_every_parameter_and_half_precision_is_close():
     full.square().sum().backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and torch.isfinite(p.grad).all(), name
+
+
+def test_a_training_pass_with_drawn_edges_reads_nothing_from_the_device():
+    """Draws, forward and backward on tensors without values: any read of a value raises."""
+    with FakeTensorMode():
+        model = DSTA(25, hidden_channels=2, hidden_dim=8, feature_dim=4).train()
+        graphs = draw_graphs(("basic", "strong"), 0.1, 0.05, model, 6, seed=0, step=torch.zeros((), dtype=torch.int64))
+        out = model(torch.randn(3, 3, 16, 25, 2), graphs[1])
+        out.sum().backward()
+        assert out.shape == (3, 4) and all(p.grad is not None for p in model.parameters())
+        with pytest.raises(DataDependentOutputException):
+            out.sum().item()

@@ -74,7 +74,7 @@ def test_official_checkpoint(command, tmp_path, golden):
 
 
 def test_export_and_evaluate_what_was_exported(command, tmp_path, golden):
-    """official -> safetensors -> the same features; a run as safetensors; both formats refuse to overwrite."""
+    """official -> safetensors -> official: the same features; what cannot be written is one sentence."""
     packed(tmp_path / "set", bodies=2)
     weights = shutil.copy(golden("dsta_eval").path, tmp_path)
     official = ("--checkpoint", weights, "--format", "official")
@@ -85,9 +85,13 @@ def test_export_and_evaluate_what_was_exported(command, tmp_path, golden):
     assert command(*here, "--checkpoint", "bone.safetensors", "--out", "b.npz")[0] == 0  # bone is in the file
     a, b = np.load("a.npz"), np.load("b.npz")
     np.testing.assert_array_equal(a["val/features"], b["val/features"])
+    assert command("export", "--checkpoint", "bone.safetensors", "--out", "back.pt")[0] == 0
+    official_back = ("--checkpoint", "back.pt", "--format", "official", "--stream", "bone")
+    assert command(*here, *official_back, "--out", "c.npz")[0] == 0
+    np.testing.assert_array_equal(np.load("c.npz")["val/features"], a["val/features"])
     for name, args, what in (
         ("bone.safetensors", (), "bone.safetensors exists already"),
-        ("x.pt", (), "name it .safetensors or .onnx"),
+        ("x.bin", (), "name it .safetensors, .onnx or .pt"),
         ("x.onnx", ("--layout", "kinect20"), "the encoder is for 25 joints"),
         ("x.onnx", ("--run", "set"), "give either --run RUN or --checkpoint FILE"),
     ):

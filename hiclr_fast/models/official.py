@@ -1,4 +1,4 @@
-"""Official parameter names and ours, in one place."""
+"""Parameter names of the official HiCLR code and ours, of both encoders, in one place."""
 
 import re
 
@@ -21,7 +21,7 @@ _RULES = (
 
 
 def official_name(name: str) -> str:
-    """The official ST-GCN name of one of our STGCN parameters or buffers (without the `encoder_q.` prefix)."""
+    """The official name of one of our STGCN or DSTA parameters or buffers (without the `encoder_q.` prefix)."""
     for pattern, replacement in _RULES:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)
