@@ -54,8 +54,8 @@ def export_onnx(encoder: Encoder, config: PretrainConfig, path: Path) -> float:
         program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=(free,), verbose=False, **names)
     program.model.metadata_props.update(config=json.dumps(as_plain(config)), layout=layout.name)
     temporary = path.with_name(f".{path.name}.tmp")
-    program.save(temporary, external_data=False)
     try:
+        program.save(temporary, external_data=False)
         x = torch.randn(5, 3, FRAMES + 7, encoder.num_joints, 1)
         with torch.no_grad():
             want = model(x).numpy()

@@ -2,7 +2,7 @@
 
 What is not named here is the default of `PretrainConfig`: the released NTU60 cross-subject joint run of ST-GCN. Sources:
 official config/release/*/pretext and config/pkummd/pretext; NW-UCLA's own recipe is explained in configs/small.yaml.
-Not published, so untried: DSTA-Net on PKU-MMD II (ST-GCN's epochs), the small recipe with DSTA-Net or on IRDS.
+Nothing is published for DSTA-Net on PKU-MMD II (it gets ST-GCN's epochs), nor for IRDS and DSTA-Net on small data: untried.
 """
 
 import difflib

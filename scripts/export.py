@@ -11,7 +11,7 @@ from typing import Literal
 
 import tyro
 
-from hiclr_fast.encoders import load_encoder, save_official
+from hiclr_fast.encoders import Format, load_encoder, save_official
 from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.features import checkpoint_of
 from hiclr_fast.onnx import FRAMES, export_onnx
@@ -26,7 +26,7 @@ class Args:
     run: Path | None = None
     checkpoint: Path | None = None
     """checkpoint.pt or encoder.safetensors of ours; with --format official a HiCLR, AimCLR or SkeletonCLR .pt or .npz."""
-    format: Literal["hiclr_fast", "official"] = "hiclr_fast"
+    format: Format = "hiclr_fast"
     stream: Literal["joint", "bone", "motion"] | None = None
     """Default: the stream it was trained on; official checkpoints do not tell, joint is assumed."""
     layout: str | None = None

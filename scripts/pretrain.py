@@ -80,7 +80,7 @@ def main() -> int:
     if source.resume:
         trainer, out = resume(config, data, source.resume), source.resume
     else:
-        out = config.out or free_name(Path("runs"), f"{data_dir.name}_{config.stream}")
+        out = config.out or free_name(Path("runs"), f"{data_dir.name}_{config.stream}_{config.encoder}")
         trainer = start(replace(config, data=data_dir, out=out), data, out)
     print(f"run {out}: {len(data['train'])} samples, {trainer.loader.steps} steps an epoch, on {trainer.device}")
     if not trainer.run(out):
