@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from hiclr_kernels.jit import compiled
 
+from hiclr_fast.data.bits import FLAGS
 from hiclr_fast.data.bodies import Bodies, denoised, first_two
 from hiclr_fast.data.numbers import PAD, end_of_line, read_int, read_xyz, skip_fields
 from hiclr_fast.data.recording import Recording, read_bytes, read_padded
@@ -39,7 +40,7 @@ _FAULTS = (
 )
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _parse(data, joints):
     """(fault, line, frames, frame (n,), id (n,), xyz (n, joints, 3)) of every body in every frame."""
     n = len(data) - PAD

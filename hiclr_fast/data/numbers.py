@@ -9,16 +9,13 @@ import math
 
 import numpy as np
 from hiclr_kernels.jit import compiled
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+
+from hiclr_fast.data.bits import FLAGS, count_digits, count_ones, digits_value, find, load8, trailing_zeros
 
 PAD = 64
 SPACE, TAB, CR, LF, COMMA, DOT, MINUS, PLUS = 32, 9, 13, 10, 44, 46, 45, 43
 _EXACT = 10.0 ** np.arange(23)  # powers of ten that float64 holds exactly
 _POWERS = np.array([10**k for k in range(9)], dtype=np.uint64)
-_LOW7, _HIGH = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
-_ZEROS = np.uint64(0x3030303030303030)  # "00000000"
 
 
 def padded(data: bytes) -> np.ndarray:
@@ -28,72 +25,7 @@ def padded(data: bytes) -> np.ndarray:
     return out
 
 
-@intrinsic
-def _load8(context, data, i):
-    """Bytes i .. i + 8 of a contiguous uint8 array as one little-endian number, without a bounds check."""
-
-    def generate(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        place = builder.gep(array.data, [args[1]])
-        word = builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()))
-        word.align = 1
-        return word
-
-    return types.uint64(data, types.int64), generate
-
-
-@intrinsic
-def _trailing_zeros(context, word):
-    def generate(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.int64(types.uint64), generate
-
-
-@intrinsic
-def _ones(context, word):
-    def generate(context, builder, signature, args):
-        return builder.ctpop(args[0])
-
-    return types.int64(types.uint64), generate
-
-
-@intrinsic
-def _find(context, data, i, byte):
-    """Bit k of the result: byte i + k of a contiguous uint8 array equals `byte`, for 64 bytes, without a bounds check."""
-
-    def generate(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        vector = ir.VectorType(ir.IntType(8), 64)
-        place = builder.bitcast(builder.gep(array.data, [args[1]]), vector.as_pointer())
-        text = builder.load(place)
-        text.align = 1
-        one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
-        wanted = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64))
-        return builder.bitcast(builder.icmp_unsigned("==", text, wanted), ir.IntType(64))
-
-    return types.uint64(data, types.int64, types.uint8), generate
-
-
-@compiled(nogil=True, error_model="numpy")
-def _digits(word):
-    """How many of the leading bytes are digits."""
-    x = word ^ _ZEROS  # digits become 0 .. 9; the sum carries into the high bit from 10 on
-    wrong = (((x & _LOW7) + np.uint64(0x7676767676767676)) | x) & _HIGH
-    return _trailing_zeros(wrong) >> 3
-
-
-@compiled(nogil=True, error_model="numpy")
-def _value(word, digits):
-    """The number that the first `digits` bytes spell: pairs, then fours, then eight in three multiplications."""
-    half = np.uint64(32 - 4 * digits)  # in two steps: a shift by 64 is undefined
-    x = ((word ^ _ZEROS) << half) << half
-    x = (x * np.uint64(10) + (x >> np.uint64(8))) & np.uint64(0x00FF00FF00FF00FF)
-    x = (x * np.uint64(100) + (x >> np.uint64(16))) & np.uint64(0x0000FFFF0000FFFF)
-    return (x * np.uint64(10000) + (x >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
-
-
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def skip_blank(data, i):
     """First place from i on that is no space, tab or carriage return."""
     while data[i] == SPACE or data[i] == TAB or data[i] == CR:
@@ -101,7 +33,7 @@ def skip_blank(data, i):
     return i
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def end_of_line(data, i):
     """(place after the line break, was there nothing but blanks before it). The end of the text ends a line too."""
     i = skip_blank(data, i)
@@ -110,15 +42,15 @@ def end_of_line(data, i):
     return i + 1, data[i] == LF
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def skip_fields(data, i, expected):
     """(place after the line break, fields passed over). Counts spaces; only if they are not `expected`, the fields."""
     end, start, spaces = len(data) - PAD, i, 0
     while i < end:
-        stop, blank = _find(data, i, LF), _find(data, i, SPACE)
-        spaces += _ones(blank & (stop - np.uint64(1)) & ~stop)  # those before the line break; all if there is none
+        stop, blank = find(data, i, LF), find(data, i, SPACE)
+        spaces += count_ones(blank & (stop - np.uint64(1)) & ~stop)  # those before the line break; all if there is none
         if stop:
-            i += _trailing_zeros(stop) + 1
+            i += trailing_zeros(stop) + 1
             break
         i += 64
     if spaces == expected and i <= end:
@@ -126,7 +58,7 @@ def skip_fields(data, i, expected):
     return _count_fields(data, start)
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _count_fields(data, i):
     fields, inside = 0, False
     while i < len(data) - PAD and data[i] != LF:
@@ -138,13 +70,13 @@ def _count_fields(data, i):
     return i + 1, fields
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _ends_here(data, i):
     """Nothing but a blank, a comma, a line break or the end follows a number."""
     return data[i] in (SPACE, LF, COMMA, TAB, CR) or (data[i] == 0 and i == len(data) - PAD)
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def read_int(data, i):
     """(value, place after it, ok): digits, after blanks and an optional sign; wraps beyond 64 bits."""
     i = skip_blank(data, i)
@@ -158,26 +90,26 @@ def read_int(data, i):
     return -value if negative else value, i, i > start and _ends_here(data, i)
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def read_float(data, i):
     """(value, place after it, ok): a decimal number, or nan or inf in any case, after blanks."""
     i = skip_blank(data, i)
     start, negative = i, data[i] == MINUS
     if negative:
         i += 1
-    word = _load8(data, i)
-    digits = _digits(word)
-    mantissa, fraction = _value(word, digits), 0
+    word = load8(data, i)
+    digits = count_digits(word)
+    mantissa, fraction = digits_value(word, digits), 0
     i += digits
     if data[i] == DOT:
-        word = _load8(data, i + 1)
-        fraction = _digits(word)
-        mantissa = mantissa * _POWERS[fraction] + _value(word, fraction)
+        word = load8(data, i + 1)
+        fraction = count_digits(word)
+        mantissa = mantissa * _POWERS[fraction] + digits_value(word, fraction)
         i += 1 + fraction
         if fraction == 8:
-            word = _load8(data, i)
-            more = _digits(word)
-            mantissa = mantissa * _POWERS[more] + _value(word, more)
+            word = load8(data, i)
+            more = count_digits(word)
+            mantissa = mantissa * _POWERS[more] + digits_value(word, more)
             i += more
             fraction += more
     if 0 < digits + fraction <= 15 and (data[i] == SPACE or data[i] == LF):
@@ -186,33 +118,33 @@ def read_float(data, i):
     return _general(data, start)
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _fixed(data, start, dot, end):
     """(value, ok) of the decimal [-]digits.digits in data[start:end]; not ok: it is anything else, or has over 15 digits."""
-    negative = np.int64(_load8(data, start) & np.uint64(0xFF)) == MINUS
+    negative = np.int64(load8(data, start) & np.uint64(0xFF)) == MINUS
     start += np.int64(negative)
     whole, fraction = dot - start, end - dot - 1
-    first, second, third = _load8(data, start), _load8(data, dot + 1), _load8(data, dot + 9)
+    first, second, third = load8(data, start), load8(data, dot + 1), load8(data, dot + 9)
     near, far = min(fraction, 8), max(min(fraction, 16) - 8, 0)
     ok = (whole > 0) & (whole <= 8) & (fraction > 0) & (whole + fraction <= 15)
-    ok &= (_digits(first) >= whole) & (_digits(second) >= near) & (_digits(third) >= far)
+    ok &= (count_digits(first) >= whole) & (count_digits(second) >= near) & (count_digits(third) >= far)
     if not ok:
         return 0.0, False
-    mantissa = (_value(first, whole) * _POWERS[near] + _value(second, near)) * _POWERS[far] + _value(third, far)
+    mantissa = (digits_value(first, whole) * _POWERS[near] + digits_value(second, near)) * _POWERS[far] + digits_value(third, far)
     value = np.float64(np.int64(mantissa)) / _EXACT[fraction]
     return -value if negative else value, True
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def read_xyz(data, i):
     """(x, y, z, place after them, ok). Where the three are plain decimals with one space after each, as sensors write them, all
     ends and points are found at once and the three are read independently of each other."""
-    blanks, dots = _find(data, i, SPACE), _find(data, i, DOT)
-    end1, dot1 = _trailing_zeros(blanks), _trailing_zeros(dots)
+    blanks, dots = find(data, i, SPACE), find(data, i, DOT)
+    end1, dot1 = trailing_zeros(blanks), trailing_zeros(dots)
     blanks, dots = blanks & (blanks - np.uint64(1)), dots & (dots - np.uint64(1))
-    end2, dot2 = _trailing_zeros(blanks), _trailing_zeros(dots)
+    end2, dot2 = trailing_zeros(blanks), trailing_zeros(dots)
     blanks, dots = blanks & (blanks - np.uint64(1)), dots & (dots - np.uint64(1))
-    end3, dot3 = _trailing_zeros(blanks), _trailing_zeros(dots)
+    end3, dot3 = trailing_zeros(blanks), trailing_zeros(dots)
     if (dot1 < end1) & (end1 < dot2) & (dot2 < end2) & (end2 < dot3) & (dot3 < end3) & (end3 < 64):
         x, ok1 = _fixed(data, i, i + dot1, i + end1)
         y, ok2 = _fixed(data, i + end1 + 1, i + dot2, i + end2)
@@ -225,7 +157,7 @@ def read_xyz(data, i):
     return x, y, z, i, ok1 and ok2 and ok3
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _general(data, i):
     """Any length, sign and exponent, and words."""
     negative = data[i] == MINUS
@@ -262,7 +194,7 @@ def _general(data, i):
     return -value if negative else value, i, _ends_here(data, i)
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _scaled(mantissa, power):
     """mantissa * 10**power, correctly rounded for |power| <= 22: the remainder of the one inexact operation is added back."""
     if mantissa == 0:
@@ -285,7 +217,7 @@ def _scaled(mantissa, power):
     return q + ((hi - product) - error + lo) / p
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _word(data, i, negative):
     """nan, inf or infinity, in any case."""
     start = i

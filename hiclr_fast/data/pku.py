@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from hiclr_kernels.jit import compiled
 
+from hiclr_fast.data.bits import FLAGS
 from hiclr_fast.data.numbers import LF, PAD, end_of_line, read_float, skip_blank
 from hiclr_fast.data.recording import Recording, read_bytes, read_padded
 from hiclr_fast.errors import InputError
@@ -20,7 +21,7 @@ JOINTS, BODIES, CLASSES = 25, 2, 51
 VIEWS = {"L": 1, "M": 2, "R": 3}
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(**FLAGS)
 def _table(text, columns):
     """(line of the first fault or 0, values (rows, columns))."""
     n = len(text) - PAD
