@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from hiclr_kernels.jit import compiled
+
+from hiclr_fast.data.bits import FLAGS
 
 # CTR-GCN, data/ntu/get_raw_denoised_data.py
 SHORT = 11  # a body seen in at most so many frames is noise
@@ -27,12 +30,18 @@ class Bodies:
 
 def first_two(bodies: Bodies) -> np.ndarray:
     """(F, V, 3, 2): the first two bodies of each frame in file order, whatever their ids (official HiCLR and ST-GCN chain)."""
-    out = np.zeros((bodies.frames, *bodies.xyz.shape[1:], 2), np.float32)
-    slot = bodies.slot()
-    for body in (0, 1):
-        rows = slot == body
-        if rows.any():
-            out[bodies.frame[rows], ..., body] = bodies.xyz[rows]
+    return _place(bodies.frames, bodies.frame, bodies.xyz)
+
+
+@compiled(**FLAGS)
+def _place(frames, frame, xyz):
+    out = np.zeros((frames, xyz.shape[1], 3, 2), np.float32)
+    for row in range(len(frame)):
+        slot = 0
+        while slot < 2 and row > slot and frame[row - slot - 1] == frame[row]:
+            slot += 1
+        if slot < 2:
+            out[frame[row], :, :, slot] = xyz[row]
     return out
 
 

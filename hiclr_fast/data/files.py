@@ -19,7 +19,7 @@ EXPANSION = 200  # real recordings, compressed, unpack to 2 to 20 times their si
 UNREADABLE = (ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, OverflowError)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
     """A file for reading; InputError when it is missing, unreadable, or no regular file (opening a pipe would wait for ever)."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -30,7 +30,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError(f"{path} is not a regular file; give a file")
-    return os.fdopen(descriptor, "rb")
+    return os.fdopen(descriptor, "rb", buffering)
 
 
 def sha256(path: Path) -> str:

@@ -31,13 +31,13 @@ class Recording:
 def read_padded(path: Path, pad: int) -> np.ndarray:
     """A whole file and `pad` zero bytes after it, uint8; InputError when it is missing, no regular file, unreadable or larger
     than LARGEST."""
-    with open_regular(path) as file:
+    with open_regular(path, buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
             raise InputError(f"{path}: {size} bytes, at most {LARGEST} are read; split the file")
         out = np.empty(size + pad, dtype=np.uint8)
         try:
-            got = file.readinto(out[:size])
+            got = file.readinto(memoryview(out)[:size])
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); check the disk") from None
     out[got:] = 0
