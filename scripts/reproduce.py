@@ -55,10 +55,10 @@ class Args:
 
 
 def smoke_plan(out: Path) -> Plan:
-    """Every stage once: 24 training samples, two pretraining epochs, two seeds."""
+    """Every stage once: 48 training samples, two pretraining epochs, two seeds."""
     for name, seed in (("actors", 0), ("others", 1)):
         if not (out / name).exists():
-            pack_synthetic(out / name, Preprocess(), subjects=3, repeats=1, views=1, seed=seed)
+            pack_synthetic(out / name, Preprocess(), subjects=3, repeats=2, views=1, seed=seed)
     config = PretrainConfig(
         hidden_channels=2, hidden_dim=8, feature_dim=8, queue_size=16, batch_size=8, epochs=2, lr=0.01, init="torch", knn_every=0
     )

@@ -90,5 +90,6 @@ def run_semi(subject, percents: tuple[float, ...], repeats: int, training: Finet
         found.append(subject.evaluate(semi_name(percent), settings, semi, skip_finished=skip_finished, quiet=True))
         spread = found[-1]["top1_spread"]
         setting = f"{subject.stream}, {subject.origin}, {found[-1]['labelled_samples']} labels, n = {repeats}"
-        print_row(f"semi {percent:g} %", setting, {"top1": found[-1]["percent"]["top1"], "spread": spread or float("nan")})
+        known = {} if spread is None else {"spread": spread}
+        print_row(f"semi {percent:g} %", setting, {"top1": found[-1]["percent"]["top1"], **known})
     return found
