@@ -88,8 +88,8 @@ def per_class(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
     axes.set_yticks(range(len(tested)), [_short(classes[c]) for c in tested[order]], fontsize=8)
     _plain(axes.get_yticklabels())
     for place, c in enumerate(order):
-        axes.text(accuracy[c] + 1, place, f"{accuracy[c]:.0f}  of {total[tested[c]]}", va="center", fontsize=7, color=GREY)
-    axes.set(xlim=(0, 112), xlabel="accuracy (%)", xticks=range(0, 101, 20))
+        axes.text(accuracy[c] + 1, place, f"{accuracy[c]:.0f} %, {total[tested[c]]} samples", va="center", fontsize=7, color=GREY)
+    axes.set(xlim=(0, 118), xlabel="accuracy (%)", xticks=range(0, 101, 20))
     axes.margins(y=0.01)
     _bare(axes)
     figure.savefig(path, dpi=110)
@@ -112,7 +112,7 @@ def embedding(feature: np.ndarray, label: np.ndarray, classes: Sequence[str], pa
     colours = colormaps["tab10"].colors if len(shown) <= 10 else colormaps["turbo"](np.linspace(0.02, 0.98, len(shown)))
     for colour, c in zip(colours, shown, strict=False):
         mine = points[label[rows] == c]
-        axes.scatter(*mine.T, s=11, color=colour, label=_short(classes[c]), linewidths=0)
+        axes.scatter(*mine.T, s=16, color=colour, label=_short(classes[c]), linewidths=0)
         axes.annotate(str(c), np.median(mine, 0), fontsize=9, weight="bold", ha="center", va="center")
     legend = axes.legend(
         [_short(f"{c} {classes[c]}") for c in shown],

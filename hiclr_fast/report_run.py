@@ -2,6 +2,7 @@
 
 import base64
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,13 @@ def moving(subject: Subject, scores: np.ndarray, path: Path) -> None:
     found = []
     for row, sample in zip(rows, x, strict=True):
         guess = classes[int(scores[row].argmax())]
-        found.append(Picture(_wrapped(classes[val.label[row]]), f"predicted: {_wrapped(guess)}", sample, still))
+        found.append(Picture(_wrapped(classes[val.label[row]]), f"predicted:\n{_wrapped(guess)}", sample, still))
     animation(found, subject.data.layout.bones, path)
 
 
-def _wrapped(name: str, width: int = 22) -> str:
-    """Safe and short in a figure: dollar signs would start a formula."""
-    name = name.replace("$", r"\$")
-    return name if len(name) <= width else name[: width - 1] + "…"
+def _wrapped(name: str) -> str:
+    """At most two lines; a dollar sign would start a formula."""
+    return textwrap.fill(name, 24, max_lines=2, placeholder=" …").replace("$", r"\$")
 
 
 def all_results(folder: Path) -> list[dict]:
