@@ -99,7 +99,7 @@ def test_learning_rates_are_the_recorded_ones(golden):
 
 def test_shorter_schedules_keep_their_shape():
     c = official(FinetuneConfig(epochs=7), "finetune", "stgcn")
-    assert (c.drops, c.warmup, c.batch_size, c.weight_decay, c.dropout, c.augment) == ((3, 6), 0, 64, 1e-4, 0.5, False)
+    assert (c.drops, c.warmup, c.batch_size, c.weight_decay, c.dropout, c.augment) == ((4, 6), 0, 64, 1e-4, 0.5, False)
     assert official(FinetuneConfig(epochs=7, drops=(2,), warmup=1), "semi", "dsta").drops == (2,)
     assert LinearConfig(epochs=10).official("dsta").drops == (3, 8)
     with pytest.raises(InputError, match="epochs 0"):

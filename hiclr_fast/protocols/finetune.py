@@ -70,7 +70,8 @@ def official(settings: FinetuneConfig, protocol: str, kind: str) -> FinetuneConf
         if given["epochs"] < 1:
             raise InputError(f"epochs {given['epochs']}: expected at least 1")
         scale = given["epochs"] / base["epochs"]
-        base = base | dict(drops=tuple(round(d * scale) for d in base["drops"]), warmup=round(base["warmup"] * scale))
+        drops = tuple(1 + round((drop - 1) * scale) for drop in base["drops"])  # drop - 1 epochs come before it
+        base = base | dict(drops=drops, warmup=round(base["warmup"] * scale))
     return FinetuneConfig(**(base | given))
 
 
