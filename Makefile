@@ -11,7 +11,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[test,report]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dali,test,report]"
 	touch $@
 
 pretrain: setup

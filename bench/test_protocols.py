@@ -51,7 +51,7 @@ def ucla(tmp_path_factory) -> tuple[Packed, Path]:
 
 @torch.no_grad()
 def features_of(encoder, x: np.ndarray, device: torch.device) -> torch.Tensor:
-    return encoder.features(torch.from_numpy(np.array(x)).to(device)).float()
+    return encoder.features(torch.from_numpy(x).to(device)).float()
 
 
 def encoder_every_epoch(data: Packed, checkpoint: Path, config: LinearConfig, device: torch.device) -> float:

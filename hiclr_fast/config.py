@@ -36,11 +36,16 @@ class PretrainConfig:
     """Mixed precision."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
 
+    encoder: Literal["stgcn", "dsta"] = "stgcn"
+    """dsta: DSTA-Net, the Transformer of the paper."""
     hidden_channels: int = 16
+    """stgcn: width of the first blocks; dsta: of a first attention head, whose blocks are twice as wide."""
     hidden_dim: int = 256
     feature_dim: int = 128
     dropout: float = 0.5
+    """stgcn: of every block but the first; dsta: of the temporal shortcuts (attentiondrop)."""
     graph: Literal["spatial", "distance", "uniform"] = "spatial"
+    """stgcn: partition of the joints' graph."""
     init: Literal["torch", "official"] = "official"
     """torch: each layer's own default, safer on small data; official: N(0, 0.02)."""
 

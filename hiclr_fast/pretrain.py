@@ -15,8 +15,9 @@ from hiclr_fast.config import PretrainConfig, as_plain, update
 from hiclr_fast.contrast import HiCLR
 from hiclr_fast.data.loader import Batch, ResidentLoader
 from hiclr_fast.data.packed import Packed
+from hiclr_fast.encoders import build_encoder
 from hiclr_fast.errors import InputError
-from hiclr_fast.features import Features, build_encoder, extract
+from hiclr_fast.features import Features, extract
 from hiclr_fast.models.stgcn import init_official
 from hiclr_fast.optimizer import learning_rate, make_sgd
 from hiclr_fast.protocols.knn import knn_scores
@@ -80,8 +81,8 @@ class Pretrainer:
         views = make_views(
             batch.x, batch.index, batch.ids, kinds, c.augment, self.data.layout, **draw, stream=c.stream, fill=model.fill
         )
-        encoder, a = model.encoder_q, c.augment
-        graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, encoder.A, len(encoder.blocks), **draw)
+        rows, a = len(batch.index) * batch.x.shape[-1], c.augment
+        graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
         with self.autocast():
             q = model.queries(views[:-1], graphs)
             key = model.keys(views[-1])

@@ -42,7 +42,7 @@ def moving(subject: Subject, scores: np.ndarray, path: Path) -> None:
     """GIF of one validation sample of each of the first classes, with what the linear classifier says."""
     val, classes = subject.data["val"], subject.data.classes
     rows = [int(np.flatnonzero(val.label == c)[0]) for c in np.unique(val.label)[:ANIMATED]]
-    x = to_stream(torch.from_numpy(np.array(val.x[rows])), "joint", subject.data.layout.parents).numpy()
+    x = to_stream(torch.from_numpy(val.x[rows]), "joint", subject.data.layout.parents).numpy()
     still = np.zeros(x.shape[2:4], bool)
     found = []
     for row, sample in zip(rows, x, strict=True):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from hiclr_fast.config import PretrainConfig
 from hiclr_fast.data.packed import Packed, open_packed
 from hiclr_fast.errors import InputError
@@ -34,15 +36,15 @@ OVERRIDES = ("linear_epochs", "finetune_epochs", "semi_epochs", "semi_percent", 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do. data: one packed set, or one a fold. training: settings of finetune, semi and transfer."""
+    """What to do. data: one packed set, or one a fold. configs: pretraining of every stream. training: settings of finetune,
+    semi and transfer."""
 
     dataset: str
     split: str
     data: tuple[Path, ...]
     out: Path
-    config: PretrainConfig
+    configs: dict[str, PretrainConfig]
     seeds: tuple[int, ...] = (0, 1, 2)
-    streams: tuple[str, ...] = STREAMS
     protocols: tuple[str, ...] = ("knn", "linear", "retrieval", "cluster", "semi", "finetune", "transfer")
     linear_epochs: int = EPOCHS
     finetune_epochs: int | None = None
@@ -51,6 +53,14 @@ class Plan:
     semi_repeats: int = 5
     transfer_to: Path | None = None
     training: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(self.configs)
+
+    @property
+    def device(self) -> torch.device:
+        return pick_device(next(iter(self.configs.values())).device)
 
     def check(self) -> None:
         for what, given, known in (("protocol", self.protocols, STAGES), ("stream", self.streams, STREAMS)):
@@ -149,7 +159,7 @@ def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[O
     """{(origin, row of the table): percent} of one run: all protocols, all origins."""
     found: dict[tuple[Origin, str], float] = {}
     for origin in ALL:
-        subject = Subject(checkpoint_of(run), data, run / "eval", pick_device(plan.config.device), origin=origin)
+        subject = Subject(checkpoint_of(run), data, run / "eval", plan.device, origin=origin)
         for protocol in plan.protocols:
             stage, origins = STAGES[protocol]
             if origin in origins:
@@ -213,7 +223,7 @@ def reproduce(plan: Plan) -> bool:
         for seed in plan.seeds:
             for stream in plan.streams:
                 run = run_folder(folder, stream, seed)
-                if not pretrain_stage(replace(plan.config, stream=stream, seed=seed), data, run):
+                if not pretrain_stage(replace(plan.configs[stream], stream=stream, seed=seed), data, run):
                     return False
                 for (origin, row), percent in evaluate_run(plan, run, data, seed).items():
                     measured.add(origin, row, stream, seed, percent)
@@ -221,7 +231,7 @@ def reproduce(plan: Plan) -> bool:
                 for (origin, row, weights), percent in fuse_streams(plan, folder, seed).items():
                     measured.add(origin, row, weights, seed, percent)
     any_run = run_folder(folders[0], plan.streams[0], plan.seeds[0])
-    kind = Subject(checkpoint_of(any_run), sets[0], any_run, pick_device(plan.config.device)).kind
+    kind = Subject(checkpoint_of(any_run), sets[0], any_run, plan.device).kind
     known, head = published(plan.dataset, plan.split), caption(plan, sets, folders, kind)
     table = markdown(measured, known, kind, head)
     write_text(plan.out / "table.md", table)

@@ -119,10 +119,11 @@ def export_encoder(encoder: torch.nn.Module, config: PretrainConfig, layout: str
 
 
 def load_encoder_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(state, config values) of an exported encoder."""
+    """(state, config values with the layout it was trained on) of an exported encoder."""
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return state, json.loads((file.metadata() or {})["config"])
+            facts = file.metadata() or {}
+            return state, {**json.loads(facts["config"]), "layout": facts["layout"]}
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         raise InputError(f"{path}: not an encoder exported by hiclr_fast ({error})") from None

@@ -1,6 +1,6 @@
 """Pretrains HiCLR.
 
-With no --data, --config or --resume: a small synthetic dataset (made in data/synthetic) and configs/synthetic.yaml.
+With no --data, --config, --preset or --resume: a small synthetic dataset (made in data/synthetic) and configs/synthetic.yaml.
 """
 
 import sys
@@ -13,8 +13,9 @@ from hiclr_fast.config import PretrainConfig, load_yaml
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.data.synthetic import pack_synthetic
-from hiclr_fast.errors import run_script
+from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.features import raw_features
+from hiclr_fast.presets import preset
 from hiclr_fast.pretrain import Pretrainer, finish, knn_accuracy, resume, start
 from hiclr_fast.run import free_name, load_run_config
 
@@ -27,6 +28,8 @@ class Source:
 
     config: Path | None = None
     """YAML of a run, see configs/."""
+    preset: str | None = None
+    """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/presets.py holds the table."""
     resume: Path | None = None
     """Run folder to continue, in place."""
 
@@ -38,12 +41,16 @@ class Args:
 
 
 def base_config(argv: list[str]) -> tuple[Source, PretrainConfig]:
-    """The settings below the flags: the resumed run's, the YAML's, the synthetic preset's or the defaults."""
+    """The settings below the flags: the resumed run's, the YAML's, the named or the synthetic preset's, or the defaults."""
     source, rest = tyro.cli(Source, args=argv, return_unknown_args=True, add_help=False)
     if source.resume:
         return source, replace(load_run_config(source.resume), out=source.resume)
+    if source.config and source.preset:
+        raise InputError("give either --config or --preset")
     if source.config:
         return source, load_yaml(source.config)
+    if source.preset:
+        return source, preset(source.preset)
     if not any(arg.split("=")[0] == "--data" for arg in rest):
         return source, load_yaml(ROOT / "configs" / "synthetic.yaml")
     return source, PretrainConfig()
@@ -73,7 +80,7 @@ def main() -> int:
     if source.resume:
         trainer, out = resume(config, data, source.resume), source.resume
     else:
-        out = config.out or free_name(Path("runs"), f"{data_dir.name}_{config.stream}")
+        out = config.out or free_name(Path("runs"), f"{data_dir.name}_{config.stream}_{config.encoder}")
         trainer = start(replace(config, data=data_dir, out=out), data, out)
     print(f"run {out}: {len(data['train'])} samples, {trainer.loader.steps} steps an epoch, on {trainer.device}")
     if not trainer.run(out):

@@ -6,6 +6,7 @@ Run the same command again to continue: whatever is finished is skipped. Runs li
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -13,11 +14,12 @@ from hiclr_fast.commands import Numbers, Words
 from hiclr_fast.config import PretrainConfig, load_yaml
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.data.synthetic import pack_synthetic
-from hiclr_fast.errors import InputError, run_script
+from hiclr_fast.errors import run_script
+from hiclr_fast.presets import DATASETS, preset
+from hiclr_fast.protocols.ensemble import STREAMS
 from hiclr_fast.protocols.finetune import FinetuneConfig
 from hiclr_fast.reproduce import Plan, reproduce
 
-ROOT = Path(__file__).parent.parent
 USUAL = {name: field.default for name, field in Plan.__dataclass_fields__.items()}
 
 
@@ -28,12 +30,13 @@ class Args:
     split: str = "xsub"
     data: Words = ()
     """Packed datasets, one a fold; none: data/{dataset}_{split}."""
+    encoder: Literal["stgcn", "dsta"] = "stgcn"
     config: Path | None = None
-    """Pretraining YAML; none: configs/{dataset}_{split}_joint.yaml."""
+    """Pretraining YAML for all streams; none: the presets of {dataset}_{split} (or of {dataset}) and the encoder."""
     out: Path | None = None
     """None: runs/{dataset}_{split}."""
     seeds: Numbers = USUAL["seeds"]
-    streams: Words = USUAL["streams"]
+    streams: Words = STREAMS
     protocols: Words = USUAL["protocols"]
     epochs: int | None = None
     """Of pretraining; none: the config's."""
@@ -67,7 +70,7 @@ def smoke_plan(out: Path) -> Plan:
         "smoke",
         (out / "actors",),
         out / "runs",
-        config,
+        dict.fromkeys(STREAMS, config),
         seeds=(0, 1),
         linear_epochs=2,
         finetune_epochs=2,
@@ -78,21 +81,29 @@ def smoke_plan(out: Path) -> Plan:
     )
 
 
+def pretraining(args: Args) -> dict[str, PretrainConfig]:
+    """The config of every stream."""
+    name = f"{args.dataset}_{args.split}"
+    name = name if name in DATASETS else args.dataset
+    found = {}
+    for stream in args.streams:
+        config = load_yaml(args.config) if args.config else preset(f"{name}/{stream}/{args.encoder}")
+        found[stream] = replace(config, amp=config.amp or args.amp, epochs=args.epochs or config.epochs)
+    return found
+
+
 def plan_of(args: Args) -> Plan:
     name = f"{args.dataset}_{args.split}"
     if args.smoke:
         return smoke_plan(args.out or Path("runs/smoke"))
-    file = args.config or ROOT / "configs" / f"{name}_joint.yaml"
-    if not file.is_file():
-        raise InputError(f"{file} does not exist; give a pretraining YAML with --config")
-    config = load_yaml(file)
-    config = replace(config, amp=config.amp or args.amp, epochs=args.epochs or config.epochs)
     data = tuple(map(Path, args.data)) or (Path("data") / name,)
-    same = {field: getattr(args, field) for field in ("streams", "protocols", "semi_percent", "semi_repeats", "transfer_to")}
+    same = {field: getattr(args, field) for field in ("protocols", "semi_percent", "semi_repeats", "transfer_to")}
     same |= {field: getattr(args, field) for field in ("linear_epochs", "finetune_epochs", "semi_epochs")}
     training = FinetuneConfig(dropout=args.dropout, amp=args.amp)
     out = args.out or Path("runs") / name
-    return Plan(args.dataset, args.split, data, out, config, seeds=tuple(map(int, args.seeds)), training=training, **same)
+    return Plan(
+        args.dataset, args.split, data, out, pretraining(args), seeds=tuple(map(int, args.seeds)), training=training, **same
+    )
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from hiclr_fast.config import PretrainConfig
-from hiclr_fast.data.packed import Split, write_packed
+from hiclr_fast.data.packed import Split
+from hiclr_fast.data.write import write_packed
 from hiclr_fast.skeletons import LAYOUTS
 
 

@@ -3,6 +3,7 @@ the official recordings, and that nothing repeats but the same (seed, step, samp
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from hiclr_kernels.philox_ref import philox
 
 from hiclr_fast.augment import AugmentConfig, make_views, view_strength
 from hiclr_fast.data.packed import open_packed
+from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.stgcn import STGCN
 from hiclr_fast.pretrain import Pretrainer, start
 from hiclr_fast.skeletons import LAYOUTS
-from hiclr_fast.strong import adain, add_edges, draw_graphs, draw_roll, drop_edges
+from hiclr_fast.strong import adain, add_attention_edges, add_edges, draw_graphs, draw_roll, drop_edges
 
 NTU = LAYOUTS["ntu25"]
 KINDS = ("basic", "normal", "strong", "basic")
@@ -121,6 +123,16 @@ def test_edges_against_the_recording(golden):
     torch.testing.assert_close(added.sum(), graph.sum())
 
 
+def test_attention_edges_against_the_recording(golden):
+    g = golden("augment")
+    attention = g.t("edges/dsta/attention")
+    dropped = drop_edges(attention, g.t("edges/dsta/drop_graph/kept"), g.t("edges/dsta/drop_graph/r"))
+    torch.testing.assert_close(dropped, g.t("edges/dsta/drop_graph/out"), rtol=0, atol=1e-7)
+    added = add_attention_edges(dropped, g.t("edges/dsta/randadd/kept"))
+    torch.testing.assert_close(added, g.t("edges/dsta/randadd/out"), rtol=0, atol=1e-7)
+    torch.testing.assert_close(added.sum(), dropped.sum())
+
+
 def test_encoder_with_dropped_edges_against_the_recording(golden):
     """The official forward pass with another graph in every block."""
     from hiclr_fast.models.official import official_name
@@ -149,19 +161,40 @@ def test_adain_gives_a_view_the_statistics_of_another():
 
 
 def test_graphs_are_drawn_for_strong_views_alone():
-    graph = STGCN(torch.rand(3, 25, 25).bernoulli()).A
+    encoder = STGCN(torch.rand(3, 25, 25).bernoulli())
     draw = dict(seed=0, step=torch.tensor(5))
-    assert draw_graphs(KINDS, 0.0, 0.0, graph, 10, **draw) is None
-    found = draw_graphs(KINDS, 0.1, 0.05, graph, 10, **draw)
+    assert draw_graphs(KINDS, 0.0, 0.0, encoder, 12, **draw) is None
+    found = draw_graphs(KINDS, 0.1, 0.05, encoder, 12, **draw)
     assert [f is None for f in found] == [True, True, False, True]
     assert len({layer.sum().item() for layer in found[2]}) > 5  # every layer its own
-    again = draw_graphs(KINDS, 0.1, 0.05, graph, 10, **draw)
+    again = draw_graphs(KINDS, 0.1, 0.05, encoder, 12, **draw)
     assert torch.equal(found[2], again[2])
-    later = draw_graphs(KINDS, 0.1, 0.05, graph, 10, seed=0, step=torch.tensor(6))
+    later = draw_graphs(KINDS, 0.1, 0.05, encoder, 12, seed=0, step=torch.tensor(6))
     assert not torch.equal(found[2], later[2])
-    only_added = draw_graphs(KINDS, 0.0, 0.05, graph, 10, **draw)[2]
-    torch.testing.assert_close(only_added.sum((1, 2, 3)), graph.sum().expand(10))
-    assert bool((only_added[:, graph > 0] > 0).all())
+    only_added = draw_graphs(KINDS, 0.0, 0.05, encoder, 12, **draw)[2]
+    torch.testing.assert_close(only_added.sum((1, 2, 3)), encoder.A.sum().expand(10))
+    assert bool((only_added[:, encoder.A > 0] > 0).all())
+
+
+def test_attention_edges_are_drawn_for_every_row_and_layer():
+    """A pure function of seed, step, view and layer: torch's generator takes no part."""
+    encoder, draw = DSTA(25, hidden_channels=2, hidden_dim=8), dict(seed=0, step=torch.tensor(5))
+    found = draw_graphs(KINDS, 0.1, 0.05, encoder, 12, **draw)
+    assert [f is None for f in found] == [True, True, False, True]
+    torch.manual_seed(1)
+    again = draw_graphs(KINDS, 0.1, 0.05, encoder, 12, **draw)[2]
+    assert all(torch.equal(a, b) for a, b in zip(found[2], again, strict=True))
+    rate, kept, added = found[2]
+    assert kept.shape == added.shape == (8, 12, 3, 25, 25)
+    assert len(set(rate.flatten().tolist())) == 8 and rate.min() >= 0 and rate.max() < 0.1
+    share = 1 - kept.float().mean((1, 2, 3, 4))
+    torch.testing.assert_close(share, rate.flatten(), rtol=0, atol=5 * (0.09 / kept[0].numel()) ** 0.5)
+    assert 0 < added.float().mean() < 0.05
+    for a, b in combinations(kept[:, 0].unbind(), 2):
+        assert not torch.equal(a, b)
+    assert not torch.equal(kept[:, 0], kept[:, 1])
+    for change in (dict(seed=1, step=torch.tensor(5)), dict(seed=0, step=torch.tensor(6))):
+        assert not torch.equal(draw_graphs(KINDS, 0.1, 0.05, encoder, 12, **change)[2].kept, kept)
 
 
 def test_the_loop_trains_with_every_strong_operation(tmp_path):

@@ -12,6 +12,7 @@ from hiclr_kernels.philox_ref import normal, uniform
 from scipy import stats
 
 from hiclr_fast.augment import AugmentConfig, view_strength
+from hiclr_fast.models.stgcn import STGCN
 from hiclr_fast.skeletons import LAYOUTS
 from hiclr_fast.strong import draw_graphs, draw_roll
 
@@ -161,10 +162,10 @@ def test_adain_partner_and_edges():
     counts = np.bincount([(-r) % n for r in rolls], minlength=n)
     assert counts[0] == counts[9] == 0
     frequencies(counts[1:9])
-    full = torch.ones(3, 25, 25)
+    full = STGCN(torch.ones(3, 25, 25), hidden_channels=1, hidden_dim=1)
     rates, kept = [], []
     for step in range(60):
-        graphs = draw_graphs(KINDS[:3], 0.1, 0.0, full, 10, seed=0, step=torch.tensor(step))
+        graphs = draw_graphs(KINDS[:3], 0.1, 0.0, full, 1, seed=0, step=torch.tensor(step))
         assert graphs[:2] == [None, None] and graphs[2].shape == (10, 3, 25, 25)
         rates += (1 - 1 / graphs[2].amax((1, 2, 3))).tolist()
         kept += (graphs[2] > 0).float().mean((1, 2, 3)).tolist()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from helpers import packed, split, tiny
 
-from hiclr_fast.data.packed import open_packed, write_packed
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.write import write_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.features import Features
 from hiclr_fast.pretrain import Pretrainer, finish, start
@@ -291,6 +292,21 @@ def test_finetuning_learns_all_weights(run, tmp_path):
     assert (tmp_path / "supervised" / "scores.npz").is_file() and scratch["loss"] != found["loss"]
 
 
+def test_the_transformer_has_its_own_schedule(tmp_path):
+    """DSTA-Net through pretraining, its official drops and augmentation, and transfer to another number of frames."""
+    data = open_packed(packed(tmp_path / "set"))
+    trainer = start(tiny(encoder="dsta", hidden_channels=4, epochs=1, knn_every=0), data, tmp_path / "run")
+    assert trainer.run(tmp_path / "run")
+    one = Subject(tmp_path / "run" / "checkpoint.pt", data, tmp_path / "eval", CPU)
+    assert one.evaluate("linear", LinearConfig(epochs=10), linear_protocol)["schedule"]["drops"] == (3, 8)
+    schedule = one.evaluate("finetune", FinetuneConfig(epochs=2), finetune)["schedule"]
+    assert (schedule["augment"], schedule["weight_decay"], schedule["dropout"], schedule["batch_size"]) == (True, 5e-4, 0, 128)
+    found = run_transfer(one, open_packed(other(tmp_path / "b", 5)), LinearConfig(epochs=1), FinetuneConfig(epochs=1))
+    assert found["finetune"]["schedule"]["epochs"] == 1
+    random = replace(one, origin="random").evaluate("supervised", FinetuneConfig(epochs=1), finetune)
+    assert np.isfinite(random["loss"]).all()
+
+
 def test_an_epoch_of_a_subset_has_the_full_length(subject):
     rows = np.array([3, 17])
     config = official(SHORT, "semi", "stgcn")
@@ -299,7 +315,7 @@ def test_an_epoch_of_a_subset_has_the_full_length(subject):
     order = one.order(1)
     assert len(order) == 32 and torch.bincount(order).tolist() == [16, 16]
     assert not torch.equal(order, one.order(2)) and one.batch == 16
-    torch.testing.assert_close(one.x, torch.from_numpy(np.array(train.x[rows])))
+    torch.testing.assert_close(one.x, torch.from_numpy(train.x[rows]))
 
 
 def test_semi_repeats_and_stores_its_subsets(subject):
@@ -339,7 +355,7 @@ def test_other_joints_are_refused(subject, tmp_path):
 def test_classes_that_were_never_trained_are_refused(run, tmp_path):
     data = open_packed(run.parent / "set")
     train = data["train"]
-    keep = train.label != 1
+    keep = np.flatnonzero(train.label != 1)
     columns = {name: getattr(train, name)[keep] for name in ("x", "label", "name", "subject", "view")}
     splits = {"train": type(train)(**columns), "val": data["val"]}
     write_packed(tmp_path / "less", splits, data.layout, data.classes, source="test", preprocessing={})

@@ -50,19 +50,32 @@ def test_a_run_leaves_everything(tmp_path, data):
     assert json.loads((run / "environment.json").read_text())["data_checksum"] == data.checksum
 
 
-def test_it_tells_samples_apart(tmp_path, data):
+@pytest.mark.parametrize(("encoder", "hidden_channels", "lr"), [("stgcn", 8, 0.1), ("dsta", 4, 0.02)])
+def test_it_tells_samples_apart(tmp_path, data, encoder, hidden_channels, lr):
     """With weak augmentation samples can be recognised: InfoNCE has to fall well below that of the untrained encoder."""
     weak = AugmentConfig(shear=0.05, crop_ratio=1000)
-    config = tiny(branches=("basic",), weights=(1.0,), augment=weak, hidden_channels=8, hidden_dim=32, dropout=0.0, seed=1)
+    size = dict(encoder=encoder, hidden_channels=hidden_channels, hidden_dim=32, dropout=0.0)
+    config = tiny(branches=("basic",), weights=(1.0,), augment=weak, seed=1, **size)
     final = {}
-    for lr in (0.0, 0.1):
-        run = tmp_path / f"lr{lr}"
-        assert start(replace(config, epochs=12, lr=lr, knn_every=0), data, run).run(run)
-        final[lr] = sum(losses(run)[-4:]) / 4
-    assert final[0.1] < 0.75 * final[0.0] <= 0.75 * math.log(17), final
+    for rate in (0.0, lr):
+        run = tmp_path / f"lr{rate}"
+        assert start(replace(config, epochs=12, lr=rate, knn_every=0), data, run).run(run)
+        final[rate] = sum(losses(run)[-4:]) / 4
+    assert final[lr] < 0.75 * final[0.0] <= 0.75 * math.log(17), final
 
 
-@pytest.mark.parametrize("kw", [{}, {"amp": True, "mining_epoch": 1}, {"stream": "motion", "schedule": "cosine"}])
+EDGES = AugmentConfig(edge_drop=0.1, edge_add=0.05)
+
+
+@pytest.mark.parametrize(
+    "kw",
+    [
+        {},
+        {"amp": True, "mining_epoch": 1},
+        {"stream": "motion", "schedule": "cosine"},
+        {"encoder": "dsta", "amp": True, "augment": EDGES},
+    ],
+)
 def test_resume_is_exact(tmp_path, data, monkeypatch, kw):
     """Straight run against one interrupted in the middle of an epoch and one cut between epochs."""
     config = tiny(epochs=4, **kw)

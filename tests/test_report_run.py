@@ -10,7 +10,8 @@ import pytest
 import torch
 from helpers import packed, tiny
 
-from hiclr_fast.data.packed import open_packed, write_packed
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.write import write_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.pretrain import finish, start
 from hiclr_fast.protocols.subject import Subject

@@ -43,7 +43,7 @@ def test_a_table_by_hand():
 
 def plan(root: Path, **changes) -> Plan:
     data = root / "set" if (root / "set").exists() else packed(root / "set")
-    one = Plan("toy", "all", (data,), root / "runs", tiny(epochs=1, knn_every=0), seeds=(0,), streams=("joint",))
+    one = Plan("toy", "all", (data,), root / "runs", {"joint": tiny(epochs=1, knn_every=0)}, seeds=(0,))
     return replace(one, **{"protocols": ("knn",), "linear_epochs": 1, **changes})
 
 
@@ -99,7 +99,7 @@ def test_folds_have_their_own_folders(tmp_path):
     ("changes", "message"),
     [
         (dict(protocols=("knn", "lineal")), "unknown protocol 'lineal': expected some of knn, linear"),
-        (dict(streams=("joints",)), "unknown stream 'joints'"),
+        (dict(configs={"joints": tiny()}), "unknown stream 'joints'"),
         (dict(seeds=()), "at least one"),
         (dict(data=(Path("a/x"), Path("b/x"))), "two --data folders have the same name"),
     ],

@@ -74,6 +74,51 @@ def test_official_checkpoint(command, tmp_path, golden):
     assert code == 0 and np.load("f.npz")["val/features"].shape == (12, 256)
 
 
+def test_export_and_evaluate_what_was_exported(command, tmp_path, golden):
+    """official -> safetensors -> official: the same features; what cannot be written is one sentence."""
+    packed(tmp_path / "set", bodies=2)
+    weights = shutil.copy(golden("dsta_eval").path, tmp_path)
+    official = ("--checkpoint", weights, "--format", "official")
+    code, out, _ = command("export", *official, "--stream", "bone", "--out", "bone.safetensors")
+    assert code == 0 and "bone.safetensors: dsta, bone stream, ntu25, 256 features" in out
+    here = ("evaluate", "features", "--data", "set")
+    assert command(*here, *official, "--stream", "bone", "--out", "a.npz")[0] == 0
+    assert command(*here, "--checkpoint", "bone.safetensors", "--out", "b.npz")[0] == 0  # bone is in the file
+    a, b = np.load("a.npz"), np.load("b.npz")
+    np.testing.assert_array_equal(a["val/features"], b["val/features"])
+    assert command("export", "--checkpoint", "bone.safetensors", "--out", "back.pt")[0] == 0
+    official_back = ("--checkpoint", "back.pt", "--format", "official", "--stream", "bone")
+    assert command(*here, *official_back, "--out", "c.npz")[0] == 0
+    np.testing.assert_array_equal(np.load("c.npz")["val/features"], a["val/features"])
+    for name, args, what in (
+        ("bone.safetensors", (), "bone.safetensors exists already"),
+        ("x.bin", (), "name it .safetensors, .onnx or .pt"),
+        ("x.onnx", ("--layout", "kinect20"), "the encoder is for 25 joints"),
+        ("x.onnx", ("--run", "set"), "give either --run RUN or --checkpoint FILE"),
+    ):
+        code, _, err = command("export", *official, *args, "--out", name)
+        assert code == 2 and what in err and not Path("x.onnx").exists()
+
+
+@pytest.mark.slow
+def test_export_onnx(command, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime of the export extra is not installed")
+    packed(tmp_path / "set")
+    assert command("pretrain", "--data", "set", "--out", "run", "--epochs", 1, *TINY)[0] == 0
+    code, out, _ = command("export", "--run", "run", "--out", "out/encoder.onnx")
+    assert code == 0 and "of torch in onnxruntime" in out and Path("out/encoder.onnx").stat().st_size > 1000
+
+
+def test_a_preset_is_below_the_flags(command, tmp_path):
+    packed(tmp_path / "data" / "ntu60_xsub")
+    tiny = ("--epochs", 1, "--frames", 16, "--out", "run", *TINY)
+    code, _, err = command("pretrain", "--preset", "ntu60_xsub/bone/dsta", *tiny)
+    saved = Path("run/config.yaml").read_text()
+    assert code == 0, err
+    for line in ("encoder: dsta", "stream: bone", "weight_decay: 0.0005", "lr: 0.01", "data: data/ntu60_xsub"):
+        assert f"{line}\n" in saved
+
+
 def test_config_order_is_flag_yaml_default(command, tmp_path):
     packed(tmp_path / "set")
     Path("c.yaml").write_text("epochs: 7\nlr: 0.5\naugment: {shear: 0.1}\n")
@@ -88,6 +133,8 @@ def test_config_order_is_flag_yaml_default(command, tmp_path):
     [
         (("pretrain", "--data", "nowhere"), "nowhere is not a packed dataset"),
         (("pretrain", "--config", "none.yaml"), "none.yaml does not exist"),
+        (("pretrain", "--config", "none.yaml", "--preset", "pku1/joint/stgcn"), "give either --config or --preset"),
+        (("pretrain", "--preset", "pku1"), "unknown preset 'pku1'; the nearest valid one is 'pku1/bone/dsta'"),
         (("pretrain", "--resume", "nowhere"), "nowhere is not a run folder"),
         (("pretrain", "--data", "set", "--queue-size", "100"), "queue_size 100 is not a multiple of batch_size 128"),
         (("pretrain", "--data", "set", "--frames", "50"), "has frames 16, the config says 50"),
@@ -99,7 +146,7 @@ def test_config_order_is_flag_yaml_default(command, tmp_path):
         (("evaluate", "transfer", "--run", "set", "--to", "set"), "holds no checkpoint.pt"),
         (("evaluate", "ensemble", "a", "b", "c"), "holds no results; make them first: scripts/evaluate.py linear --run a"),
         (("report", "run", "nowhere"), "nowhere is not a run folder"),
-        (("reproduce", "--dataset", "none", "--split", "x"), "none_x_joint.yaml does not exist; give a pretraining YAML"),
+        (("reproduce", "--dataset", "none", "--split", "x"), "unknown preset 'none/joint/stgcn'; the nearest valid one is"),
         (("reproduce", "--config", ROOT / "configs" / "small.yaml", "--data", "none"), "none is not a packed dataset"),
         (("prepare", "sequences", "none.npz", "--out", "o", "--train-by", "subject=1"), "none.npz does not exist"),
         (("prepare", "official", "--data", "a.npy", "--labels", "b.pkl", "--out", "o"), "a.npy does not exist"),

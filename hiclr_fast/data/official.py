@@ -5,22 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hiclr_fast.data.packed import Split, write_packed
+from hiclr_fast.data.packed import Split
 from hiclr_fast.data.pickles import load_plain_pickle
+from hiclr_fast.data.rows import Rows
+from hiclr_fast.data.write import write_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import Layout
 
 NTU_NAME = re.compile(r"S\d{3}C(\d{3})P(\d{3})R\d{3}A\d{3}")  # setup, camera, performer, replication, action
 
 
-def load_array(path: Path, layout: Layout) -> np.ndarray:
-    """(N, 3, T, V, M) floats, memory-mapped; never unpickles."""
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a *_position.npy") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy of plain numbers ({error})") from None
+def load_array(path: Path, layout: Layout) -> Rows:
+    """(N, 3, T, V, M) floats on disk; never unpickles."""
+    x = Rows([path])
     if x.ndim != 5 or x.shape[1] != 3 or x.shape[3] != layout.num_joints or x.dtype.kind != "f":
         raise InputError(f"{path}: {x.dtype} {x.shape}, expected float (N, 3, T, {layout.num_joints} joints of {layout.name}, M)")
     return x

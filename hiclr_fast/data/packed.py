@@ -1,35 +1,34 @@
-"""The packed dataset: a folder that is memory-mapped, checked on opening, and says how it was made.
+"""The packed dataset: a folder of row files that is checked on opening and says how it was made.
 
-DIR/meta.json          format, layout, classes, shape, preprocessing, and per split: samples, files, sizes, SHA-256
-DIR/{split}.npy        float32 (N, 3, T, V, M), metres
+DIR/meta.json            format, layout, classes, shape, preprocessing, and per split: samples, files, sizes, SHA-256
+DIR/{split}.npy          float32 (N, 3, T, V, M), metres; a split larger than a shard: {split}_00000.npy, {split}_00001.npy, ...
 DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 unknown)
+DIR/report.csv           optional: recordings that were rejected or repaired, with the reason
 """
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.files import read_npz, sha256
+from hiclr_fast.data.rows import Rows
 from hiclr_fast.errors import InputError
-from hiclr_fast.skeletons import LAYOUTS, Layout, get_layout
+from hiclr_fast.skeletons import Layout, get_layout
 
 FORMAT, VERSION = "hiclr_fast packed", 1
-CHUNK = 1 << 24  # bytes read at a time
+CHUNK = 1 << 24  # bytes of rows read at a time
+VERIFY = 4 << 30  # bytes; a larger set is not hashed on every opening, `scripts/prepare.py check` does it
 
 
 @dataclass(frozen=True)
 class Split:
-    """x: (N, 3, T, V, M) float32, memory-mapped; label, subject, view: (N,); name: (N,) unicode."""
+    """x: (N, 3, T, V, M) float32 array or Rows on disk; label, subject, view: (N,) ints; name: (N,) unicode."""
 
-    x: np.ndarray
+    x: np.ndarray | Rows
     label: np.ndarray
     name: np.ndarray
     subject: np.ndarray
@@ -54,71 +53,19 @@ class Packed:
         return self.splits[split]
 
 
-def check_values(x: np.ndarray, name: np.ndarray, where: str) -> None:
-    """InputError naming the first sample that holds NaN or Inf or is zero everywhere. x: (N, ...), read in chunks."""
-    step = max(1, CHUNK // max(1, x[:1].nbytes))
-    for start in range(0, len(x), step):
-        flat = np.asarray(x[start : start + step]).reshape(len(x[start : start + step]), -1)
-        for bad, what in ((~np.isfinite(flat).all(axis=1), "NaN or Inf"), (~flat.any(axis=1), "only zeros")):
-            if bad.any():
-                i = start + int(np.argmax(bad))
-                raise InputError(f"{where}: sample {i} ({name[i]}) holds {what}; drop or repair it and prepare again")
+def check_values(x: np.ndarray, name: np.ndarray, where: str, first: int = 0) -> None:
+    """InputError naming the first row that holds NaN or Inf or is zero everywhere. x: (n, ...), rows first .. first + n."""
+    flat = x.reshape(len(x), -1)
+    for bad, what in ((~np.isfinite(flat).all(axis=1), "NaN or Inf"), (~flat.any(axis=1), "only zeros")):
+        if bad.any():
+            i = first + int(np.argmax(bad))
+            raise InputError(f"{where}: sample {i} ({name[i]}) holds {what}; drop or repair it and prepare again")
 
 
-def write_packed(
-    out: Path,
-    splits: dict[str, Split],
-    layout: Layout,
-    classes: Sequence[str],
-    *,
-    source: str,
-    preprocessing: dict,
-) -> None:
-    """Writes the folder under a temporary name and renames it at the end: it is whole or absent.
-
-    Raises InputError when `out` exists already, or on values that `open_packed` would refuse.
-    """
-    out = Path(out)
-    if out.exists():
-        raise InputError(f"{out} exists already; choose another folder or remove it first")
-    for split, data in splits.items():
-        if len(data) == 0:
-            raise InputError(f"{source}: the {split} split would be empty; check the split option")
-        check_labels(data.label, len(classes), f"{source} {split}")
-        check_values(data.x, data.name, f"{source} {split}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        described = {}
-        for split, data in tqdm(splits.items(), desc=f"writing {out}", unit="split"):
-            np.save(temporary / f"{split}.npy", np.ascontiguousarray(data.x, dtype=np.float32))
-            np.savez(
-                temporary / f"{split}_samples.npz",
-                label=data.label.astype(np.int64),
-                name=data.name.astype(str),
-                subject=data.subject.astype(np.int32),
-                view=data.view.astype(np.int32),
-            )
-            files = {}
-            for file in (f"{split}.npy", f"{split}_samples.npz"):
-                files[file] = {"bytes": (temporary / file).stat().st_size, "sha256": sha256(temporary / file)}
-            described[split] = {"samples": len(data), "files": files}
-        meta = {
-            "format": FORMAT,
-            "version": VERSION,
-            "source": source,
-            "layout": layout.name if LAYOUTS.get(layout.name) == layout else asdict(layout),
-            "classes": list(classes),
-            "shape": list(next(iter(splits.values())).x.shape[1:]),
-            "preprocessing": preprocessing,
-            "splits": described,
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+def chunks(rows: int, row: tuple[int, ...]) -> list[slice]:
+    """Slices of about CHUNK bytes that cover `rows` float32 rows of shape `row`."""
+    step = max(1, CHUNK // max(1, int(np.prod(row)) * 4))
+    return [slice(a, min(a + step, rows)) for a in range(0, rows, step)]
 
 
 def check_labels(label: np.ndarray, classes: int, where: str) -> None:
@@ -131,8 +78,8 @@ def _read_meta(path: Path) -> tuple[dict, str]:
     file = path / "meta.json"
     if not file.is_file():
         raise InputError(f"{path} is not a packed dataset (no meta.json); make one with scripts/prepare.py")
-    text = file.read_bytes()
     try:
+        text = file.read_bytes()
         meta = json.loads(text)
         if meta["format"] != FORMAT or meta["version"] != VERSION:
             raise ValueError(f"format {meta['format']!r} version {meta['version']}")
@@ -142,7 +89,14 @@ def _read_meta(path: Path) -> tuple[dict, str]:
         else:
             meta["layout"] = Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in layout.items()})
         meta["shape"] = tuple(int(s) for s in meta["shape"])
-    except (ValueError, KeyError, TypeError) as error:
+        meta["classes"] = tuple(str(c) for c in meta["classes"])
+        for split, described in meta["splits"].items():
+            described["samples"] = int(described["samples"])
+            for name, facts in described["files"].items():
+                if Path(name).name != name or not name.startswith(split):
+                    raise ValueError(f"file name {name!r}")
+                facts["bytes"], facts["sha256"] = int(facts["bytes"]), str(facts["sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, OverflowError) as error:
         raise InputError(f"{file}: not a {FORMAT} version {VERSION} description ({error}); prepare the set again") from None
     return meta, hashlib.sha256(text).hexdigest()
 
@@ -150,41 +104,58 @@ def _read_meta(path: Path) -> tuple[dict, str]:
 def _open_split(path: Path, split: str, meta: dict) -> Split:
     described = meta["splits"][split]
     for file, facts in described["files"].items():
-        full = path / file
-        if not full.is_file():
-            raise InputError(f"{full} is missing; prepare the set again")
-        if full.stat().st_size != facts["bytes"]:
-            raise InputError(f"{full}: {full.stat().st_size} bytes, expected {facts['bytes']}; the file was cut, prepare again")
-        if sha256(full) != facts["sha256"]:
-            raise InputError(f"{full}: its checksum is not the one in meta.json; the file was changed, prepare again")
-    try:
-        x = np.load(path / f"{split}.npy", mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path / split}.npy: not a readable .npy of plain numbers ({error}); prepare again") from None
-    samples = read_npz(path / f"{split}_samples.npz")
-    missing = [column for column in ("label", "name", "subject", "view") if column not in samples]
-    if missing:
-        raise InputError(f"{path / split}_samples.npz: no {missing[0]!r} column; prepare again")
-    data = Split(x, samples["label"], samples["name"], samples["subject"], samples["view"])
+        if not (path / file).is_file():
+            raise InputError(f"{path / file} is missing; prepare the set again")
+        size = (path / file).stat().st_size
+        if size != facts["bytes"]:
+            raise InputError(f"{path / file}: {size} bytes, expected {facts['bytes']}; the file was cut, prepare again")
+    return Split(*_columns(path, split, described, meta))
+
+
+def _columns(path: Path, split: str, described: dict, meta: dict) -> tuple:
+    shards = [path / file for file in described["files"] if file.endswith(".npy")]
+    if not shards:
+        raise InputError(f"{path / 'meta.json'}: the {split} split names no .npy file; prepare again")
+    x = Rows(shards)
     expected = (described["samples"], *meta["shape"])
     if x.shape != expected or x.dtype != np.float32:
         raise InputError(f"{path / split}.npy: {x.dtype} {x.shape}, expected float32 {expected}; prepare again")
-    if any(len(column) != len(x) for column in (data.label, data.name, data.subject, data.view)):
-        raise InputError(f"{path / split}_samples.npz: columns of another length than {len(x)} samples; prepare again")
-    check_labels(data.label, len(meta["classes"]), f"{path} {split}")
-    check_values(x, data.name, f"{path} {split}")
-    return data
+    samples, file = read_npz(path / f"{split}_samples.npz"), f"{path / split}_samples.npz"
+    for column, kinds in (("label", "iu"), ("name", "U"), ("subject", "iu"), ("view", "iu")):
+        if column not in samples:
+            raise InputError(f"{file}: no {column!r} column; prepare again")
+        if samples[column].shape != (len(x),) or samples[column].dtype.kind not in kinds:
+            found = f"{samples[column].dtype} {samples[column].shape}"
+            raise InputError(f"{file}: {column} is {found}, expected one of kind {kinds} for each of {len(x)} samples")
+    check_labels(samples["label"], len(meta["classes"]), f"{path} {split}")
+    return x, samples["label"], samples["name"], samples["subject"], samples["view"]
 
 
-def open_packed(path: Path) -> Packed:
-    """Opens and checks a packed dataset: sizes, checksums, shapes, dtypes, labels, finite and non-zero values.
+def verify(path: Path, split: str, data: Split, files: dict[str, dict], progress: bool = False) -> None:
+    """InputError when a file's SHA-256 is not the one in meta.json or a sample is not finite or zero everywhere."""
+    for file in tqdm(files, desc=f"checksums of {split}", unit="file", disable=not progress):
+        if sha256(path / file) != files[file]["sha256"]:
+            raise InputError(f"{path / file}: its checksum is not the one in meta.json; the file was changed, prepare again")
+    for part in tqdm(chunks(len(data), data.x.shape[1:]), desc=f"values of {split}", unit="chunk", disable=not progress):
+        check_values(data.x[part], data.name, f"{path} {split}", part.start)
+
+
+def open_packed(path: Path, full: bool = False) -> Packed:
+    """Opens and checks a packed dataset: sizes, shapes, dtypes, labels; and every checksum and value (finite, not all zero)
+    when the set is at most VERIFY bytes or `full` is true (then with progress bars).
 
     Raises InputError with what is wrong, where, and what to do.
     """
     path = Path(path)
     meta, checksum = _read_meta(path)
     shape, layout = meta["shape"], meta["layout"]
-    if len(shape) != 4 or shape[0] != 3 or shape[2] != layout.num_joints:
+    if len(shape) != 4 or min(shape) < 1 or shape[0] != 3 or shape[2] != layout.num_joints:
         raise InputError(f"{path}: sample shape {shape}, expected (3, T, {layout.num_joints} joints of {layout.name}, M)")
     splits = {split: _open_split(path, split, meta) for split in meta["splits"]}
-    return Packed(path, layout, tuple(meta["classes"]), shape, splits, checksum)
+    size = sum(split.x.nbytes for split in splits.values())
+    if full or size <= VERIFY:
+        for split, data in splits.items():
+            verify(path, split, data, meta["splits"][split]["files"], progress=full)
+    else:
+        tqdm.write(f"{path}: {size >> 30} GiB, checksums not verified now; `scripts/prepare.py check {path}` does")
+    return Packed(path, layout, meta["classes"], shape, splits, checksum)

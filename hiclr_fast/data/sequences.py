@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hiclr_fast.data.packed import Split, write_packed
+from hiclr_fast.data.packed import Split
 from hiclr_fast.data.preprocess import Preprocess, preprocess
+from hiclr_fast.data.write import write_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS, Layout, get_layout
 

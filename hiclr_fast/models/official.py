@@ -1,4 +1,4 @@
-"""Official parameter names and ours, in one place."""
+"""Parameter names of the official HiCLR code and ours, of both encoders, in one place."""
 
 import re
 
@@ -10,11 +10,18 @@ _RULES = (
     (r"^blocks\.(\d+)\.bn2\.", r"st_gcn_networks.\1.tcn.3."),
     (r"^blocks\.(\d+)\.residual\.", r"st_gcn_networks.\1.residual."),
     (r"^projector\.", r"fc."),
+    (r"^bn\.", r"input_map.0."),
+    (r"^blocks\.(\d+)\.qk\.", r"graph_layers.\1.in_nets."),
+    (r"^blocks\.(\d+)\.(out|ff)\.", r"graph_layers.\1.\2_nets."),
+    (r"^blocks\.(\d+)\.temporal\.", r"graph_layers.\1.out_nett."),
+    (r"^blocks\.(\d+)\.down(1|2)\.", r"graph_layers.\1.downs\2."),
+    (r"^blocks\.(\d+)\.down_t\.", r"graph_layers.\1.downt2."),
+    (r"^blocks\.(\d+)\.(alphas|attention0s)$", r"graph_layers.\1.\2"),
 )
 
 
 def official_name(name: str) -> str:
-    """The official ST-GCN name of one of our STGCN parameters or buffers (without the `encoder_q.` prefix)."""
+    """The official name of one of our STGCN or DSTA parameters or buffers (without the `encoder_q.` prefix)."""
     for pattern, replacement in _RULES:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)

@@ -83,6 +83,14 @@ class STGCN(nn.Module):
         )
         self.projector = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, feature_dim))
 
+    @property
+    def num_joints(self) -> int:
+        return self.A.shape[1]
+
+    def edge_shape(self, rows: int) -> tuple[int, ...]:
+        """Shape of the drawn edges of one block: all rows share them."""
+        return tuple(self.A.shape)
+
     def normalize_input(self, x: Tensor) -> Tensor:
         """(N, C, T, V, M) -> rows (N * M, C, T, V), batch-normalised per joint and coordinate (channel = v * C + c)."""
         n, c, frames, joints, bodies = x.shape

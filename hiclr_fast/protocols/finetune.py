@@ -115,7 +115,7 @@ class Training:
         device: torch.device,
     ):
         self.val, self.layout, self.stream, self.config, self.device = val, layout, stream, config, device
-        self.x = torch.from_numpy(np.array(train.x[rows])).to(device)
+        self.x = torch.from_numpy(train.x[rows]).to(device)
         self.y = torch.from_numpy(train.label[rows]).to(device)
         self.length = len(train)
         self.batch = min(config.batch_size, self.length)
@@ -174,7 +174,7 @@ class Training:
         self.model.eval()
         parts = []
         for start in range(0, len(self.val), EVAL_BATCH):
-            x = torch.from_numpy(np.array(self.val.x[start : start + EVAL_BATCH])).to(self.device)
+            x = torch.from_numpy(self.val.x[start : start + EVAL_BATCH]).to(self.device)
             parts.append(self.model(self._stream(x)).float().cpu())
         return torch.cat(parts).numpy()
 

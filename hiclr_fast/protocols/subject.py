@@ -9,28 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from hiclr_kernels.augment_ref import Stream
-from safetensors import safe_open
 from torch import nn
 
 from hiclr_fast.config import PretrainConfig
 from hiclr_fast.data.files import sha256
 from hiclr_fast.data.packed import Packed, Split
+from hiclr_fast.encoders import Format, build_encoder, check_fits, load_encoder
 from hiclr_fast.errors import InputError
-from hiclr_fast.features import (
-    Features,
-    build_encoder,
-    cached_features,
-    check_fits,
-    extract,
-    load_encoder,
-    raw_features,
-    recalibrate,
-)
-from hiclr_fast.models.stgcn import STGCN, init_official
+from hiclr_fast.features import Features, cached_features, extract, raw_features, recalibrate
+from hiclr_fast.models.stgcn import init_official
 from hiclr_fast.protocols.results import Outcome, print_row, read_results, result_key, write_results
-from hiclr_fast.run import environment, load_checkpoint
+from hiclr_fast.run import environment
 
-Format = Literal["hiclr_fast", "official"]
 Origin = Literal["pretrained", "random", "raw"]
 
 
@@ -41,16 +31,6 @@ def initial_encoder(config: PretrainConfig, data: Packed) -> nn.Module:
     if config.init == "official":
         init_official(encoder)
     return encoder
-
-
-def trained_layout(checkpoint: Path, fmt: Format) -> str | None:
-    """Name of the joint layout that a checkpoint was trained on; None when it does not say."""
-    if fmt == "official":
-        return None
-    if checkpoint.suffix == ".safetensors":
-        with safe_open(checkpoint, "pt") as file:
-            return (file.metadata() or {}).get("layout")
-    return load_checkpoint(checkpoint).get("layout")
 
 
 @dataclass(frozen=True)
@@ -68,7 +48,7 @@ class Subject:
 
     def __post_init__(self):
         encoder, config = self.loaded
-        theirs = trained_layout(self.checkpoint, self.format)
+        theirs = config.layout
         if theirs not in (None, self.data.layout.name):
             raise InputError(
                 f"{self.checkpoint} was pretrained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
@@ -84,7 +64,7 @@ class Subject:
     @property
     def kind(self) -> Literal["stgcn", "dsta"]:
         """Which of the two encoders of the paper it is: their official schedules differ."""
-        return "stgcn" if isinstance(self.loaded[0], STGCN) else "dsta"
+        return self.loaded[1].encoder
 
     def splits(self) -> tuple[Split, Split]:
         """(train, val); InputError when one is absent or a validation class has no training sample."""

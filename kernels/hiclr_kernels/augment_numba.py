@@ -6,19 +6,20 @@ vectorises: a crop is a contiguous window with reflected rows at its ends, the b
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 from hiclr_kernels.augment_draw import BLUR, BLUR_TAPS, FLIP, MATRIX, NOISE, NOISE_BLOCK, REVERSE, SHIFT, TAPS, Draws
 from hiclr_kernels.augment_numba_draw import HALF, MASK32, draw, key_words, threads
 from hiclr_kernels.augment_ref import Stream
+from hiclr_kernels.jit import compiled
 from hiclr_kernels.philox_numba import FLAGS, F, normals
 
 __all__ = ["apply", "draw", "fill_gradient"]
 STREAMS = ("joint", "bone", "motion")
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _transform(a, b, c, m, y0, y1, y2):
     """y = m (a, b, c) for n joints; m: (9,)."""
     m0, m1, m2, m3, m4, m5, m6, m7, m8 = m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8]
@@ -28,7 +29,7 @@ def _transform(a, b, c, m, y0, y1, y2):
         y2[i] = m6 * a[i] + m7 * b[i] + m8 * c[i]
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _window(x, joints, shift, m, y):
     """y = m x over the window from frame `shift` on, reflected at both ends. x: (3, T * V); y: (3, T * V)."""
     frames = x.shape[1] // joints
@@ -42,7 +43,7 @@ def _window(x, joints, shift, m, y):
             _transform(x[0, s:e], x[1, s:e], x[2, s:e], m, y[0, to:end], y[1, to:end], y[2, to:end])
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _blur(y, joints, taps, z):
     """z[p] = sum_k taps[k] y[p + k * joints] for one coordinate. y: (7 + T + 7) * V with zero ends; z: (T * V,)."""
     n = len(z)
@@ -58,14 +59,14 @@ def _blur(y, joints, taps, z):
                 z[p] += t0 * a[p] + t1 * b[p] + t2 * c[p] + t3 * d[p] + t4 * e[p]
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _interleave(a, b, c, out):
     """out (n * 3,): a, b and c (n,) in turn."""
     for p in range(len(a)):
         out[3 * p], out[3 * p + 1], out[3 * p + 2] = a[p], b[p], c[p]
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _to_stream(z, reverse, stream, parents, out):
     """out (T, V, 3) <- z (3, T * V), frames reversed, as bones or motion."""
     frames, joints = out.shape[:2]
@@ -82,7 +83,7 @@ def _to_stream(z, reverse, stream, parents, out):
                 out[t, v, c] = value
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _load(source, joint, raw):
     """raw (M, 3, T * V) <- source (3, T, V, M), joint v from joint[v]."""
     channels, frames, joints, bodies = source.shape
@@ -93,13 +94,13 @@ def _load(source, joint, raw):
                     raw[m, c, t * joints + v] = source[c, t, joint[v], m]
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _add(std, noise, y):
     for p in range(len(y)):
         y[p] += std * noise[p]
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _mask(keep, fill, out):
     """out (T, V, 3) becomes `fill` where keep (T, V) is 0."""
     for t in range(keep.shape[0]):
@@ -108,7 +109,7 @@ def _mask(keep, fill, out):
                 out[t, v] = fill
 
 
-@njit(parallel=True, **FLAGS)
+@compiled(parallel=True, **FLAGS)
 def _apply(x, index, rows, keep, masked, noise, given, sample, step, k0, k1, mirror, parents, stream, fill, chunks, out):
     """out: (W, N, M, T, V, 3). noise: (N, W, 3, M, T * V), used where `given`."""
     views, n, bodies, frames, joints, _ = out.shape

@@ -5,7 +5,7 @@ import math
 import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 from hiclr_kernels.augment_draw import (
@@ -26,13 +26,14 @@ from hiclr_kernels.augment_draw import (
     strength_table,
     switches,
 )
+from hiclr_kernels.jit import compiled
 from hiclr_kernels.philox_numba import FLAGS, F, uniforms
 
 HALF = BLUR_TAPS // 2
 MASK32 = 0xFFFFFFFF
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _row(u, table, row):
     """One row of `augment_draw.draw_rows`. u: (20,); table: (14,); row: (32,) of zeros."""
     row[SHIFT] = math.floor(u[0] * table[0]) - (table[0] - F(1)) / F(2)
@@ -68,7 +69,7 @@ def _row(u, table, row):
     row[FLIP], row[REVERSE] = u[7] < table[2], u[17] < table[11]
 
 
-@njit(parallel=True, **FLAGS)
+@compiled(parallel=True, **FLAGS)
 def _draw_rows(table, sample, step, k0, k1, rows):
     for n in prange(len(sample)):
         u = np.empty(UNIFORMS, np.float32)
@@ -77,7 +78,7 @@ def _draw_rows(table, sample, step, k0, k1, rows):
             _row(u, table[w], rows[n, w])
 
 
-@njit(parallel=True, **FLAGS)
+@compiled(parallel=True, **FLAGS)
 def _draw_keep(masked, ids, step, k0, k1, keep):
     """keep: (W, K, T, V) of ones; 0 at the `masked[w]` smallest uniforms of each frame, ties by index."""
     frames, joints = keep.shape[2:]

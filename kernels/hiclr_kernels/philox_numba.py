@@ -7,11 +7,11 @@ is within 2e-6 of the one computed in float64.
 import math
 
 import numpy as np
-from numba import njit
 
+from hiclr_kernels.jit import compiled
 from hiclr_kernels.philox_ref import MULTIPLIER, ROUNDS, WEYL
 
-FLAGS = {"cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+FLAGS = {"fastmath": {"contract"}, "error_model": "numpy"}
 _A, _B = np.uint64(MULTIPLIER[0]), np.uint64(MULTIPLIER[1])
 _WEYL_A, _WEYL_B = np.uint32(WEYL[0]), np.uint32(WEYL[1])
 _U32, _DROP = np.uint64(32), np.uint32(8)
@@ -23,7 +23,7 @@ _LN2_HIGH, _LN2_LOW = F(0.693359375), F(-2.12194440e-4)
 _TO_ANGLE = F(2 * math.pi * 2.0**-24)
 
 
-@njit(inline="always", **FLAGS)
+@compiled(inline="always", **FLAGS)
 def philox(k0, k1, c0, c1, c2, c3):
     """Four words of 32 random bits; every argument and result is a uint32."""
     for _ in range(ROUNDS):
@@ -34,7 +34,7 @@ def philox(k0, k1, c0, c1, c2, c3):
     return c0, c1, c2, c3
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def uniforms(k0, k1, first, c1, c2, c3, out):
     """Fills out (n,) float32 with `philox_ref.uniform`."""
     for block in range(-(-len(out) // 4)):
@@ -43,7 +43,7 @@ def uniforms(k0, k1, first, c1, c2, c3, out):
             out[4 * block + lane] = F(words[lane] >> _DROP) * UNIT
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _bits(k0, k1, first, c1, c2, c3, words):
     """words (4, n) uint32: 24 bits of each word of n blocks from `first` on."""
     w0, w1, w2, w3 = words[0], words[1], words[2], words[3]
@@ -52,7 +52,7 @@ def _bits(k0, k1, first, c1, c2, c3, words):
         w0[i], w1[i], w2[i], w3[i] = a >> _DROP, b >> _DROP, c >> _DROP, d >> _DROP
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def _box_muller(wa, wb, value, bits, za, zb):
     """za, zb (n,) from the words wa, wb. value: (n,) float32 scratch; bits: the same memory as int32."""
     for i in range(len(wa)):
@@ -87,7 +87,7 @@ def _box_muller(wa, wb, value, bits, za, zb):
         zb[i] = radius * (-sin if (quarter & I(2)) != 0 else sin)
 
 
-@njit(**FLAGS)
+@compiled(**FLAGS)
 def normals(k0, k1, first, c1, c2, c3, words, value, bits, out):
     """out (4 * Q,) float32: one row of `philox_ref.normal`. words: (4, Q) uint32; value, bits: (Q,), one memory."""
     _bits(k0, k1, first, c1, c2, c3, words)

@@ -1,0 +1,178 @@
+"""From raw text to batches: parsing, preparing and loading, each beside the plain way.
+
+Loader variants give batches (x (B, 3, 50, 25, 2), ids) that were checked against the rows before they are timed.
+"""
+
+import itertools
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from official_data import Feeder, read_xyz
+
+from hiclr_fast.data.convert import Conversion
+from hiclr_fast.data.loader import ResidentLoader, StreamLoader
+from hiclr_fast.data.ntu import read_ntu
+from hiclr_fast.data.packed import Split, open_packed
+from hiclr_fast.data.prepare import Ntu
+from hiclr_fast.data.preprocess import Preprocess, preprocess
+from hiclr_fast.data.rows import Rows
+from hiclr_fast.skeletons import LAYOUTS
+
+SHARED = Path(os.environ.get("HICLR_SHARED", Path(__file__).parent.parent.parent / "shared"))
+SAMPLES, SHAPE = 8192, (3, 50, 25, 2)
+CPU, NTU = torch.device("cpu"), LAYOUTS["ntu25"]
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory) -> list[Path]:
+    """The real .skeleton files."""
+    archive = SHARED / "data" / "irds_skeleton.tar.gz"
+    if not archive.exists():
+        pytest.skip("real recordings irds_skeleton.tar.gz: HICLR_SHARED is absent")
+    folder = tmp_path_factory.mktemp("irds")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    return sorted(folder.rglob("*.skeleton"))
+
+
+@pytest.mark.parametrize("variant", ["official_style", "numba"])
+def test_parse(measure, texts, variant):
+    one = read_xyz(texts[0])
+    np.testing.assert_array_equal(read_ntu(texts[0]).frames, one.transpose(1, 2, 0, 3).astype(np.float32))
+    read = read_xyz if variant == "official_style" else read_ntu
+    facts = dict(op="parse", variant=variant, device="cpu", dtype="text", shape=f"{len(texts)} skeleton files")
+    megabytes = sum(file.stat().st_size for file in texts) / 1e6
+    measure(lambda: [read(file) for file in texts], items=len(texts), rounds=5, megabytes=megabytes, **facts)
+
+
+@pytest.mark.parametrize("variant", ["official_style", "prepare"])
+def test_prepare(measure, texts, tmp_path, variant):
+    """Text to a dataset on disk. official_style: the plain reader, the same preprocessing, np.save; prepare: prepare.py ntu, with
+    checksums and the atomic rename."""
+
+    def plain():
+        x = [preprocess(read_xyz(file).transpose(1, 2, 0, 3), NTU, Preprocess()) for file in texts]
+        np.save(tmp_path / "plain.npy", np.stack(x))
+
+    def ours():
+        shutil.rmtree(tmp_path / "set", ignore_errors=True)
+        Ntu((texts[0].parent,), tmp_path / "set", "subject=1,2", Preprocess(), Conversion(strict=True)).run()
+
+    facts = dict(op="prepare", variant=variant, device="cpu", dtype="float32", shape=f"{len(texts)} skeleton files")
+    measure(plain if variant == "official_style" else ours, items=len(texts), rounds=5, **facts)
+    if variant == "prepare":
+        assert sum(map(len, open_packed(tmp_path / "set").splits.values())) == len(texts)
+
+
+@pytest.fixture(scope="session")
+def split(tmp_path_factory) -> Split:
+    file = tmp_path_factory.mktemp("loader") / "train.npy"
+    x = np.random.default_rng(0).standard_normal((SAMPLES, *SHAPE), dtype=np.float32)
+    np.save(file, x)
+    label = np.arange(SAMPLES) % 60
+    return Split(Rows([file]), label, label.astype(str), label, label)
+
+
+@pytest.fixture(scope="session")
+def single_files(split, tmp_path_factory) -> list[str]:
+    """A file a sample, as DALI's numpy reader wants them."""
+    folder = tmp_path_factory.mktemp("files")
+    for i in range(SAMPLES):
+        np.save(folder / f"{i:05d}.npy", split.x[i])
+    return sorted(map(str, folder.iterdir()))
+
+
+def data_loader(split: Split, batch: int):
+    loader = torch.utils.data.DataLoader(
+        Feeder(split.x.files[0], split.label), batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+    )
+    for _ in itertools.count():
+        for x, _, ids in loader:
+            yield x, ids
+
+
+def stream(split: Split, batch: int, dali: bool):
+    loader = StreamLoader(split, batch, 0, CPU, dali=dali)
+    for epoch in itertools.count(1):
+        for b in loader.epoch(epoch):
+            yield b.x, b.ids
+
+
+def resident(split: Split, batch: int):
+    """A batch is an index; the rows are gathered here so that every variant ends with the same thing."""
+    loader = ResidentLoader(split, batch, 0, CPU, dali=True)
+    for epoch in itertools.count(1):
+        for b in loader.epoch(epoch):
+            yield b.x.index_select(0, b.index), b.ids
+
+
+class Batches:
+    """Random batches for DALI's own worker processes."""
+
+    def __init__(self, rows: Rows, batch: int):
+        self.rows, self.batch = rows, batch
+
+    def __call__(self, info):
+        ids = np.random.default_rng(info.iteration).permutation(SAMPLES)[: self.batch]
+        return self.rows[ids], ids
+
+
+def dali_workers(split: Split, batch: int):
+    from nvidia.dali import fn, types
+    from nvidia.dali.pipeline import Pipeline
+
+    pipe = Pipeline(batch_size=batch, num_threads=1, device_id=None, py_num_workers=2, py_start_method="spawn")
+    with pipe:
+        source = Batches(split.x, batch)
+        kinds = [types.FLOAT, types.INT64]
+        pipe.set_outputs(*fn.external_source(source, num_outputs=2, parallel=True, batch_info=True, dtype=kinds))
+    while True:
+        yield tuple(torch.from_dlpack(out.as_tensor()) for out in pipe.run())
+
+
+def dali_numpy_reader(split: Split, batch: int, files: list[str]):
+    from nvidia.dali import fn
+    from nvidia.dali.pipeline import Pipeline
+
+    pipe = Pipeline(batch_size=batch, num_threads=2, device_id=None)
+    with pipe:
+        x = fn.readers.numpy(files=files, shuffle_after_epoch=True)
+        pipe.set_outputs(x, fn.get_property(x, key="source_info"))
+    while True:
+        x, names = pipe.run()
+        ids = [int(Path(names.at(i).tobytes().decode()).stem) for i in range(batch)]
+        yield torch.from_numpy(x.as_array()), torch.tensor(ids)
+
+
+VARIANTS = ("official_style", "torch_stream", "dali_stream", "dali_resident", "dali_workers", "dali_numpy_reader")
+
+
+@pytest.mark.parametrize("batch", [128, 1024])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loader(measure, split, single_files, variant, batch):
+    if variant.startswith("dali"):
+        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    batches = {
+        "official_style": lambda: data_loader(split, batch),
+        "torch_stream": lambda: stream(split, batch, False),
+        "dali_stream": lambda: stream(split, batch, True),
+        "dali_resident": lambda: resident(split, batch),
+        "dali_workers": lambda: dali_workers(split, batch),
+        "dali_numpy_reader": lambda: dali_numpy_reader(split, batch, single_files),
+    }[variant]()
+    for x, ids in itertools.islice(batches, 3):
+        np.testing.assert_array_equal(x.numpy(), split.x[ids.numpy()])
+    count = max(4, 8192 // batch)
+
+    def run():
+        for _ in itertools.islice(batches, count):
+            pass
+
+    facts = dict(op="loader", variant=variant, device="cpu", dtype="float32", shape=f"batch {batch}, 3x50x25x2")
+    measure(run, items=count * batch, rounds=7, **facts)
+    batches.close()

@@ -1,0 +1,30 @@
+"""The compile cache: kept while the sources stay, left behind when any file of the folder changes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+KERNELS = Path(__file__).parent.parent / "kernels"
+
+
+def test_a_change_in_an_inlined_file_is_seen(tmp_path):
+    (tmp_path / "inner.py").write_text("from hiclr_kernels.jit import compiled\n@compiled()\ndef f(x):\n    return x + 1\n")
+    (tmp_path / "outer.py").write_text(
+        "from hiclr_kernels.jit import compiled\nfrom inner import f\n@compiled()\ndef g(x):\n    return f(x)\nprint(g(1))\n"
+    )
+
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-B", str(tmp_path / "outer.py")],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONPATH": str(KERNELS), "PATH": "", "HOME": str(tmp_path)},
+        )
+        return done.stdout.strip()
+
+    assert run() == run() == "2"
+    assert len(list((tmp_path / "__pycache__").glob("numba_*"))) == 1
+    inner = tmp_path / "inner.py"
+    inner.write_text(inner.read_text().replace("x + 1", "x + 41"))
+    assert run() == "42"

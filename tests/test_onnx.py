@@ -1,0 +1,57 @@
+"""The exported ONNX graph in onnxruntime: the same features for other batch sizes, lengths and numbers of bodies."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny
+from hiclr_kernels.augment_ref import to_stream
+
+from hiclr_fast import onnx
+from hiclr_fast.encoders import build_encoder
+from hiclr_fast.errors import InputError
+from hiclr_fast.models.layers import BatchNorm
+from hiclr_fast.skeletons import LAYOUTS
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime of the export extra is not installed")
+
+
+def trained(encoder: str, layout: str, stream: str):
+    """An encoder in eval mode whose running statistics and affine parameters are those of no fresh one."""
+    config = tiny(encoder=encoder, layout=layout, stream=stream, hidden_channels=4, hidden_dim=32)
+    torch.manual_seed(0)
+    model = build_encoder(config, LAYOUTS[layout])
+    for norm in (m for m in model.modules() if isinstance(m, BatchNorm)):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+        torch.nn.init.normal_(norm.running_mean)
+    return model.eval(), config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoder", "layout", "stream"), [("stgcn", "kinect20", "motion"), ("dsta", "ntu25", "bone")])
+def test_onnxruntime_gives_the_features_of_torch(tmp_path, encoder, layout, stream):
+    model, config = trained(encoder, layout, stream)
+    path = tmp_path / "encoder.onnx"
+    assert onnx.export_onnx(model, config, path) < onnx.TOLERANCE
+    assert [p.name for p in tmp_path.iterdir()] == ["encoder.onnx"]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for n, frames, bodies in ((1, 50, 2), (7, 50, 2), (4, 33, 1)):
+        x = torch.randn(n, 3, frames, LAYOUTS[layout].num_joints, bodies)
+        x[0, ..., -1] = 0  # an empty body
+        with torch.no_grad():
+            want = model.features(to_stream(x, stream, LAYOUTS[layout].parents)).numpy()
+        (got,) = session.run(["features"], {"x": x.numpy()})
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
+        assert got.std(0).max() > 1e-3 or n == 1
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["layout"] == layout and json.loads(facts["config"])["stream"] == stream
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    """A graph whose features are not those of torch: nothing is left behind."""
+    model, config = trained("stgcn", "ntu25", "joint")
+    monkeypatch.setattr(onnx, "TOLERANCE", 0.0)
+    with pytest.raises(InputError, match=r"onnxruntime differs from torch by .* not written"):
+        onnx.export_onnx(model, config, tmp_path / "encoder.onnx")
+    assert not list(tmp_path.iterdir())
