@@ -203,6 +203,7 @@ def caption(plan: Plan, sets: Sequence[Packed], folders: Sequence[Path], encoder
     usual = {name: Plan.__dataclass_fields__[name].default for name in OVERRIDES}
     changed = {name.replace("_", " "): getattr(plan, name) for name in OVERRIDES if getattr(plan, name) != usual[name]}
     changed |= {name: value for name, value in vars(plan.training).items() if value != getattr(FinetuneConfig(), name)}
+    changed = {name: "/".join(f"{v:g}" for v in x) if isinstance(x, tuple) else x for name, x in changed.items()}
     folds = f" over seeds of the mean over {len(sets)} folds" if len(sets) > 1 else ""
     return [
         f"{plan.dataset} {plan.split}, {encoder}; percent, top-1 of the last epoch where nothing else is said.",

@@ -187,7 +187,10 @@ class FeaturesOnly:
 
     def run(self) -> None:
         s = replace(self.source, out=None).subject()
-        features = cached_features(s.checkpoint, s.format, s.data, s.stream, s.device, s.recalibrate)
+        if s.origin == "pretrained":
+            features = cached_features(s.checkpoint, s.format, s.data, s.stream, s.device, s.recalibrate)
+        else:
+            features = dict(zip(("train", "val"), s.features, strict=True))
         out = self.source.out or s.folder / "features.npz"
         save_features(features, out)
         print(f"{out}: " + ", ".join(f"{split} {f.feature.shape}" for split, f in features.items()))

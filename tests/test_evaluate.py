@@ -313,9 +313,13 @@ def test_an_epoch_of_a_subset_has_the_full_length(subject):
     train, val = subject.splits()
     one = Training(subject.encoder(), train, val, rows, 3, subject.data.layout, "joint", config, CPU)
     order = one.order(1)
-    assert len(order) == 32 and torch.bincount(order).tolist() == [16, 16]
+    assert sorted(order.tolist()) == list(range(32)) and torch.bincount(order % 2).tolist() == [16, 16]
     assert not torch.equal(order, one.order(2)) and one.batch == 16
     torch.testing.assert_close(one.x, torch.from_numpy(train.x[rows]))
+    twice = torch.zeros(2, dtype=torch.int64)
+    one.config = replace(config, augment=True)
+    a, b = one._input(twice, torch.tensor([4, 6]), 0)
+    assert not torch.equal(a, b)
 
 
 def test_semi_repeats_and_stores_its_subsets(subject):

@@ -135,15 +135,16 @@ class Training:
         return to_stream(x, self.stream, self.layout.parents)
 
     def order(self, epoch: int) -> Tensor:
-        """(length,) int64 rows of x; a pure function of seed and epoch."""
+        """(length,) int64 permutation, a pure function of seed and epoch; sample i is row i mod n of x."""
         generator = torch.Generator().manual_seed((self.config.seed << 32) + epoch)
-        return torch.randperm(self.length, generator=generator) % len(self.y)
+        return torch.randperm(self.length, generator=generator)
 
-    def _input(self, rows: Tensor, step: int) -> Tensor:
+    def _input(self, rows: Tensor, ids: Tensor, step: int) -> Tensor:
+        """The batch. ids: keys of the draws, so that a sample that is in a batch twice is seen in two ways."""
         if not self.config.augment:
             return self._stream(self.x[rows])
         draw = dict(seed=self.config.seed, step=torch.full((), step, device=self.device), stream=self.stream)
-        return make_views(self.x, rows, rows, ("basic",), AugmentConfig(), self.layout, **draw)[0]
+        return make_views(self.x, rows, ids, ("basic",), AugmentConfig(), self.layout, **draw)[0]
 
     def train_epoch(self) -> None:
         c, epoch = self.config, self.epoch + 1
@@ -153,8 +154,9 @@ class Training:
         total = torch.zeros((), device=self.device)
         self.model.train()
         for step in range(steps):
-            rows = order[step * self.batch : (step + 1) * self.batch]
-            x = self._input(rows, (epoch - 1) * steps + step)
+            ids = order[step * self.batch : (step + 1) * self.batch]
+            rows = ids % len(self.y)
+            x = self._input(rows, ids, (epoch - 1) * steps + step)
             with torch.autocast(self.device.type, torch.bfloat16) if c.amp else nullcontext():
                 scores = self.model(x)
             loss = F.cross_entropy(scores.float(), self.y[rows])
