@@ -1,18 +1,26 @@
-"""Evaluates a frozen encoder: k-NN, linear protocol, or its features."""
+"""Evaluates a pretrained encoder. Every protocol writes results.json and per-sample scores by name, and prints one row."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
-from hiclr_fast.data.packed import Packed, open_packed
+from hiclr_fast.commands import Numbers
+from hiclr_fast.data.packed import open_packed
 from hiclr_fast.errors import InputError, run_script
-from hiclr_fast.features import Features, cached_features, checkpoint_of, save_features
+from hiclr_fast.features import cached_features, checkpoint_of, save_features
 from hiclr_fast.pretrain import pick_device
-from hiclr_fast.protocols.knn import KS, knn_scores
-from hiclr_fast.protocols.linear import LinearConfig, linear
-from hiclr_fast.protocols.metrics import topk_accuracy, write_results
+from hiclr_fast.protocols.cluster import ClusterConfig, cluster
+from hiclr_fast.protocols.ensemble import ensemble
+from hiclr_fast.protocols.finetune import FinetuneConfig, finetune
+from hiclr_fast.protocols.knn import KS, TEMPERATURE, KnnConfig, knn
+from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.protocols.retrieval import RetrievalConfig, retrieval
+from hiclr_fast.protocols.semi import run_semi
+from hiclr_fast.protocols.subject import Subject
+from hiclr_fast.protocols.transfer import run_transfer
 from hiclr_fast.run import load_run_config
 
 
@@ -28,14 +36,15 @@ class Source:
     format: Literal["hiclr_fast", "official"] = "hiclr_fast"
     stream: Literal["joint", "bone", "motion"] | None = None
     """Default: the stream it was trained on."""
+    origin: Literal["pretrained", "random", "raw"] = "pretrained"
+    """The pretrained encoder, the same encoder as its run began, or the raw coordinates."""
     recalibrate: bool = False
     """Batch-norm statistics from clean training data instead of those that pretraining left."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     out: Path | None = None
-    """Result file; default: eval/ beside the checkpoint."""
+    """Folder that gets one folder a protocol; default: eval/ beside the checkpoint."""
 
-    def resolve(self) -> tuple[Path, Packed, Path]:
-        """(checkpoint, data, folder for results)."""
+    def subject(self) -> Subject:
         if (self.run is None) == (self.checkpoint is None):
             raise InputError("give either --run RUN or --checkpoint FILE (with --data DIR)")
         data = self.data
@@ -48,93 +57,161 @@ class Source:
                 raise InputError(f"{checkpoint} does not exist; give the path of a checkpoint")
         if data is None:
             raise InputError("--checkpoint needs --data DIR, the packed dataset to evaluate on")
-        return checkpoint, open_packed(data), checkpoint.parent / "eval"
+        same = dict(format=self.format, stream=self.stream, origin=self.origin, recalibrate=self.recalibrate)
+        return Subject(checkpoint, open_packed(data), self.out or checkpoint.parent / "eval", pick_device(self.device), **same)
+
+
+Subjects = tyro.conf.OmitArgPrefixes[Source]
 
 
 @dataclass(frozen=True)
 class Knn:
-    """k nearest neighbours by cosine similarity, majority vote."""
+    """k nearest neighbours by cosine similarity, majority and weighted vote."""
 
-    source: tyro.conf.OmitArgPrefixes[Source]
-    k: tuple[int, ...] = KS
+    source: Subjects
+    k: Numbers = KS
+    temperature: float = TEMPERATURE
+    """Of the weighted vote, exp(cosine / temperature)."""
+
+    def run(self) -> None:
+        self.source.subject().evaluate("knn", KnnConfig(tuple(map(int, self.k)), self.temperature), knn)
 
 
 @dataclass(frozen=True)
 class Linear:
     """Linear classifier on frozen features, official schedule."""
 
-    source: tyro.conf.OmitArgPrefixes[Source]
+    source: Subjects
     schedule: tyro.conf.OmitArgPrefixes[LinearConfig]
+
+    def run(self) -> None:
+        self.source.subject().evaluate("linear", self.schedule, linear_protocol)
+
+
+@dataclass(frozen=True)
+class Semi:
+    """Finetuning on a class-balanced part of the labels."""
+
+    source: Subjects
+    schedule: tyro.conf.OmitArgPrefixes[FinetuneConfig]
+    percent: Numbers = (1, 5, 10, 20)
+    """Of the training set's labels."""
+    repeats: int = 5
+    """Subsets a percentage, drawn with seeds 0, 1, ..."""
+
+    def run(self) -> None:
+        run_semi(self.source.subject(), self.percent, self.repeats, self.schedule)
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """All weights, all labels, official schedule of the encoder."""
+
+    source: Subjects
+    schedule: tyro.conf.OmitArgPrefixes[FinetuneConfig]
+
+    def run(self) -> None:
+        self.source.subject().evaluate("finetune", self.schedule, finetune)
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The same network and schedule from scratch: the baseline of finetune."""
+
+    source: Subjects
+    schedule: tyro.conf.OmitArgPrefixes[FinetuneConfig]
+
+    def run(self) -> None:
+        replace(self.source, origin="random").subject().evaluate("supervised", self.schedule, finetune)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Linear and finetune on another dataset with the same joints; the class head is new."""
+
+    source: Subjects
+    to: Path
+    """Packed dataset to go to."""
+    head: LinearConfig = field(default_factory=LinearConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def run(self) -> None:
+        run_transfer(self.source.subject(), open_packed(self.to), self.head, self.finetune)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Weighted sum of the raw scores of the three streams, by sample name."""
+
+    runs: tyro.conf.Positional[tuple[Path, Path, Path]]
+    """Run folders: joint, bone, motion."""
+    protocol: str = "linear"
+    """Folder in each run's eval/: linear, finetune, supervised, semi_1/repeat0, linear_random, ..."""
+    weights: Literal["equal", "less-motion"] = "equal"
+    """equal: 0.5 0.5 0.5; less-motion: 0.6 0.6 0.4. Say which before looking at the numbers."""
+    out: Path | None = None
+    """Result folder; default: ensemble_{protocol}_{weights} in the joint run's eval/."""
+
+    def run(self) -> None:
+        name = f"ensemble_{self.protocol.replace('/', '_')}_{self.weights}"
+        ensemble([run / "eval" / self.protocol for run in self.runs], self.weights, self.out or self.runs[0] / "eval" / name)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Every validation sample queries the training set: mAP and the nearest neighbours by name."""
+
+    source: Subjects
+    settings: tyro.conf.OmitArgPrefixes[RetrievalConfig]
+
+    def run(self) -> None:
+        self.source.subject().evaluate("retrieval", self.settings, retrieval)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """k-means of the validation features: NMI, ARI, matched accuracy."""
+
+    source: Subjects
+    settings: tyro.conf.OmitArgPrefixes[ClusterConfig]
+
+    def run(self) -> None:
+        self.source.subject().evaluate("cluster", self.settings, cluster)
 
 
 @dataclass(frozen=True)
 class FeaturesOnly:
     """Writes an .npz with features (N, D), label (N,) and name (N,) of every split."""
 
-    source: tyro.conf.OmitArgPrefixes[Source]
+    source: Subjects
+
+    def run(self) -> None:
+        s = replace(self.source, out=None).subject()
+        if s.origin == "pretrained":
+            features = cached_features(s.checkpoint, s.format, s.data, s.stream, s.device, s.recalibrate)
+        else:
+            features = dict(zip(("train", "val"), s.features, strict=True))
+        out = self.source.out or s.folder / "features.npz"
+        save_features(features, out)
+        print(f"{out}: " + ", ".join(f"{split} {f.feature.shape}" for split, f in features.items()))
 
 
-def load(source: Source) -> tuple[dict[str, Features], dict, Path]:
-    checkpoint, data, folder = source.resolve()
-    device = pick_device(source.device)
-    features = cached_features(checkpoint, source.format, data, source.stream, device, source.recalibrate)
-    facts = {
-        "checkpoint": str(checkpoint),
-        "data": str(data.path),
-        "stream": source.stream or "as trained",
-        "recalibrated": source.recalibrate,
-    }
-    return features, facts, folder
-
-
-def train_val(features: dict[str, Features], facts: dict) -> tuple[Features, Features]:
-    missing = {"train", "val"} - set(features)
-    if missing:
-        raise InputError(f"{facts['data']} has no {min(missing)} split; the protocol needs train and val")
-    return features["train"], features["val"]
-
-
-def print_row(protocol: str, setting: str, numbers: dict[str, float]) -> None:
-    print(f"| {protocol} | {setting} | " + " | ".join(f"{name} {value:.2f} %" for name, value in numbers.items()) + " |")
-
-
-def run_knn(args: Knn) -> None:
-    features, facts, folder = load(args.source)
-    train, val = train_val(features, facts)
-    votes = knn_scores(train, val, args.k)
-    accuracy = {f"k={k}": topk_accuracy(v, val.label, 1) for k, v in votes.items()}
-    results = {"protocol": "knn", "metric": "cosine, majority vote", **facts, "top1_percent": accuracy}
-    write_results(results, votes[args.k[0]], val.label, val.name, args.source.out or folder / "knn.json")
-    print_row("k-NN", "cosine, majority", accuracy)
-
-
-def run_linear(args: Linear) -> None:
-    features, facts, folder = load(args.source)
-    train, val = train_val(features, facts)
-    result = linear(train, val, args.schedule, pick_device(args.source.device))
-    numbers = {"last_epoch_top1_percent": result.top1, "last_epoch_top5_percent": result.top5}
-    best = {"best_epoch_on_test_top1_percent": result.best_on_test_top1, "best_epoch_on_test": result.best_on_test_epoch}
-    results = {"protocol": "linear", **facts, "schedule": vars(args.schedule), **numbers, **best}
-    write_results(results, result.scores, val.label, val.name, args.source.out or folder / "linear.json")
-    shown = {"top-1": result.top1, "top-5": result.top5, "best epoch on test, top-1": result.best_on_test_top1}
-    print_row("linear", f"last of {args.schedule.epochs} epochs", shown)
-
-
-def run_features(args: FeaturesOnly) -> None:
-    features, _, folder = load(args.source)
-    out = args.source.out or folder / "features.npz"
-    save_features(features, out)
-    print(f"{out}: " + ", ".join(f"{split} {f.feature.shape}" for split, f in features.items()))
+COMMANDS: dict[str, Callable] = {
+    "knn": Knn,
+    "linear": Linear,
+    "semi": Semi,
+    "finetune": Finetune,
+    "supervised": Supervised,
+    "transfer": Transfer,
+    "ensemble": Ensemble,
+    "retrieval": Retrieval,
+    "cluster": Cluster,
+    "features": FeaturesOnly,
+}
 
 
 def main() -> None:
-    args = tyro.cli(
-        Annotated[Knn, tyro.conf.subcommand("knn")]
-        | Annotated[Linear, tyro.conf.subcommand("linear")]
-        | Annotated[FeaturesOnly, tyro.conf.subcommand("features")],
-        description=__doc__,
-    )
-    {Knn: run_knn, Linear: run_linear, FeaturesOnly: run_features}[type(args)](args)
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__).run()
 
 
 if __name__ == "__main__":

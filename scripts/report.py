@@ -1,4 +1,4 @@
-"""Pictures of data and views."""
+"""Pictures of data and views, and the report of a run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,19 @@ import tyro
 from hiclr_fast.augment import AugmentConfig
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.errors import InputError, run_script
+from hiclr_fast.features import checkpoint_of
+from hiclr_fast.pretrain import pick_device
+from hiclr_fast.protocols.subject import Subject
+from hiclr_fast.run import load_run_config
+
+
+def need_pictures() -> None:
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f'reports need {error.name}: pip install "hiclr_fast[report]"') from None
 
 
 @dataclass(frozen=True)
@@ -26,10 +39,7 @@ class Views:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def make(self) -> None:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise InputError('pictures need matplotlib: pip install "hiclr_fast[report]"') from None
+        need_pictures()
         from hiclr_fast.report import animation, contact_sheet, pictures
 
         data = open_packed(self.data)
@@ -41,8 +51,32 @@ class Views:
         print(f"{stem.with_suffix('.png')} and {stem.with_suffix('.gif')}")
 
 
+@dataclass(frozen=True)
+class Run:
+    """One self-contained report.html of a pretraining run, and its pictures."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    data: Path | None = None
+    """Packed dataset; default: the one it was trained on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    out: Path | None = None
+    """Default: RUN/report."""
+
+    def make(self) -> None:
+        need_pictures()
+        from hiclr_fast.report_run import make_report
+
+        config = load_run_config(self.run)
+        data = self.data or config.data
+        if data is None:
+            raise InputError(f"{self.run} does not say what it was trained on; give --data DIR")
+        subject = Subject(checkpoint_of(self.run), open_packed(data), self.run / "eval", pick_device(self.device))
+        print(make_report(subject, self.run, self.out or self.run / "report"))
+
+
 def main() -> None:
-    tyro.extras.subcommand_cli_from_dict({"views": Views}, description=__doc__).make()
+    tyro.extras.subcommand_cli_from_dict({"run": Run, "views": Views}, description=__doc__).make()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Protocols on cases with known answers, and features that are never stale."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,8 @@ from hiclr_fast.features import Features, cached_features, checkpoint_of, raw_fe
 from hiclr_fast.pretrain import finish, start
 from hiclr_fast.protocols.knn import knn_scores
 from hiclr_fast.protocols.linear import LinearConfig, linear
-from hiclr_fast.protocols.metrics import topk_accuracy, write_results
+from hiclr_fast.protocols.metrics import topk_accuracy
+from hiclr_fast.protocols.results import Outcome, read_results, read_scores, write_results
 
 CPU = torch.device("cpu")
 
@@ -87,10 +87,15 @@ def test_linear_on_noise_is_chance():
 
 
 def test_results_by_name(tmp_path):
-    write_results({"a": 1.0}, np.eye(3), np.arange(3), np.array(["x", "y", "z"]), tmp_path / "deep" / "r.json")
-    assert json.loads((tmp_path / "deep" / "r.json").read_text())["a"] == 1.0
-    scores = np.load(tmp_path / "deep" / "r_scores.npz")
+    outcome = Outcome({"top1": 1.0}, np.array(["x", "y", "z"]), np.arange(3), {"scores": np.eye(3)}, {"more": 2})
+    write_results(tmp_path / "deep" / "r", {"protocol": "p"}, outcome)
+    assert read_results(tmp_path / "deep" / "r") == {"protocol": "p", "percent": {"top1": 1.0}, "more": 2}
+    scores = read_scores(tmp_path / "deep" / "r")
     assert scores["name"].tolist() == ["x", "y", "z"] and scores["scores"].shape == (3, 3)
+    assert read_results(tmp_path) is None
+    (tmp_path / "deep" / "r" / "results.json").write_text("{")
+    with pytest.raises(InputError, match="not readable results"):
+        read_results(tmp_path / "deep" / "r")
 
 
 @pytest.fixture

@@ -50,13 +50,14 @@ def test_the_whole_way(command, tmp_path):
     code, out, _ = command("pretrain", "--resume", "run", "--epochs", 2)
     assert code == 0 and "epoch 2: loss" in out and "epoch 1: loss" not in out
     code, out, _ = command("evaluate", "knn", "--run", "run", "--k", 1, 3)
-    assert code == 0 and "| k-NN | cosine, majority | k=1" in out
-    assert set(json.loads(Path("run/eval/knn.json").read_text())["top1_percent"]) == {"k=1", "k=3"}
-    code, out, _ = command("evaluate", "linear", "--run", "run", "--epochs", 3, "--out", "mine/linear.json")
-    result = json.loads(Path("mine/linear.json").read_text())
-    assert code == 0 and "last of 3 epochs" in out and "best epoch on test" in out
-    assert result["last_epoch_top1_percent"] <= result["best_epoch_on_test_top1_percent"]
-    scores = np.load("mine/linear_scores.npz")
+    assert code == 0 and "| knn | joint, pretrained | k=1" in out
+    assert set(json.loads(Path("run/eval/knn/results.json").read_text())["percent"]) == {"k=1", "k=3", "weighted k=3"}
+    code, out, _ = command("evaluate", "linear", "--run", "run", "--epochs", 3, "--out", "mine")
+    result = json.loads(Path("mine/linear/results.json").read_text())
+    assert code == 0 and result["headline"] == "last epoch" and "best_on_test_top1" in out
+    assert result["percent"]["top1"] <= result["percent"]["best_on_test_top1"]
+    assert result["schedule"]["epochs"] == 3 and result["schedule"]["drops"] == [2]
+    scores = np.load("mine/linear/scores.npz")
     assert scores["scores"].shape == (12, 12) and len(set(scores["name"])) == 12
     for checkpoint in ("run/checkpoint.pt", "run/encoder.safetensors"):
         code, _, _ = command("evaluate", "features", "--checkpoint", checkpoint, "--data", "set", "--out", "f.npz")
@@ -142,6 +143,11 @@ def test_config_order_is_flag_yaml_default(command, tmp_path):
         (("evaluate", "knn", "--checkpoint", "none.pt", "--data", "set"), "none.pt does not exist"),
         (("evaluate", "knn", "--checkpoint", "set/train.npy"), "--checkpoint needs --data"),
         (("evaluate", "knn", "--checkpoint", "set/train.npy", "--data", "set"), "not a readable checkpoint"),
+        (("evaluate", "transfer", "--run", "set", "--to", "set"), "holds no checkpoint.pt"),
+        (("evaluate", "ensemble", "a", "b", "c"), "holds no results; make them first: scripts/evaluate.py linear --run a"),
+        (("report", "run", "nowhere"), "nowhere is not a run folder"),
+        (("reproduce", "--dataset", "none", "--split", "x"), "unknown preset 'none/joint/stgcn'; the nearest valid one is"),
+        (("reproduce", "--config", ROOT / "configs" / "small.yaml", "--data", "none"), "none is not a packed dataset"),
         (("prepare", "sequences", "none.npz", "--out", "o", "--train-by", "subject=1"), "none.npz does not exist"),
         (("prepare", "official", "--data", "a.npy", "--labels", "b.pkl", "--out", "o"), "a.npy does not exist"),
         (("prepare", "official", "--data", "a", "--labels", "b", "--out", "o", "--layout", "x"), "unknown joint layout 'x'"),

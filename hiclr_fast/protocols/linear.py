@@ -1,11 +1,13 @@
-"""Linear evaluation on frozen features, with the official schedule.
+"""Linear evaluation on frozen features, with the official schedules.
 
-Sources: official linear_eval_hiclr_xsub_joint.yaml and LE_Processor: SGD momentum 0.9, no Nesterov, no weight decay, lr 3,
-100 epochs, x0.1 from epoch 81, batch 128, last incomplete batch dropped, weights N(0, 0.02), bias 0, encoder in eval mode,
-no augmentation. The headline number is the last epoch; the best epoch on the test set is reported only under that name.
+Sources: official linear_eval_hiclr_xsub_joint.yaml (one for ST-GCN, one for DSTA-Net) and LE_Processor: SGD momentum 0.9, no
+Nesterov, no weight decay, lr 3, 100 epochs, x0.1 from epoch 81 (DSTA-Net: from 31 and from 81), batch 128, last incomplete
+batch dropped, weights N(0, 0.02), bias 0, encoder in eval mode, no augmentation. The headline number is the last epoch; the
+best epoch on the test set is reported only under that name.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,15 +18,26 @@ from tqdm import tqdm
 from hiclr_fast.features import Features
 from hiclr_fast.optimizer import MOMENTUM, learning_rate
 from hiclr_fast.protocols.metrics import topk_accuracy
+from hiclr_fast.protocols.results import Outcome
+
+EPOCHS = 100
+DROPS = {"stgcn": (80,), "dsta": (30, 80)}
 
 
 @dataclass(frozen=True)
 class LinearConfig:
-    epochs: int = 100
+    epochs: int = EPOCHS
     lr: float = 3.0
-    drops: tuple[int, ...] = (80,)
+    drops: tuple[int, ...] | None = None
+    """x0.1 from the epoch after each; none: the encoder's official ones, in proportion to `epochs`."""
     batch_size: int = 128
     seed: int = 0
+
+    def official(self, kind: str) -> "LinearConfig":
+        """With the drops of that encoder (stgcn or dsta) where none are given."""
+        if self.drops is not None:
+            return self
+        return replace(self, drops=tuple(round(drop * self.epochs / EPOCHS) for drop in DROPS[kind]))
 
 
 @dataclass(frozen=True)
@@ -44,16 +57,13 @@ def linear(train: Features, val: Features, config: LinearConfig, device: torch.d
     x, y = torch.from_numpy(train.feature).to(device), torch.from_numpy(train.label).to(device)
     x_val = torch.from_numpy(val.feature).to(device)
     generator = torch.Generator().manual_seed(config.seed)
-    head = nn.Linear(x.shape[1], classes)
-    nn.init.normal_(head.weight, 0.0, 0.02, generator=generator)
-    nn.init.zeros_(head.bias)
-    head.to(device)
+    head = official_head(x.shape[1], classes, generator).to(device)
     optimizer = torch.optim.SGD(head.parameters(), lr=config.lr, momentum=MOMENTUM)
     batch = min(config.batch_size, len(y))
     best, best_epoch, scores = -1.0, 0, np.empty(0)
     for epoch in tqdm(range(1, config.epochs + 1), desc="linear", unit="epoch", leave=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, base=config.lr, epochs=config.epochs, drops=config.drops)
+            group["lr"] = learning_rate(epoch, base=config.lr, epochs=config.epochs, drops=config.drops or ())
         order = torch.randperm(len(y), generator=generator).to(device)
         for step in range(len(y) // batch):
             rows = order[step * batch : (step + 1) * batch]
@@ -66,3 +76,21 @@ def linear(train: Features, val: Features, config: LinearConfig, device: torch.d
         if top1 > best:
             best, best_epoch = top1, epoch
     return LinearResult(top1, topk_accuracy(scores, val.label, 5), best, best_epoch, scores)
+
+
+def official_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
+    """Weights N(0, 0.02), bias 0 (official LE_Processor, weights_init)."""
+    head = nn.Linear(width, classes)
+    nn.init.normal_(head.weight, 0.0, 0.02, generator=generator)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def linear_protocol(subject, settings: LinearConfig, folder: Path, key: str) -> Outcome:
+    """The linear protocol on a `Subject`."""
+    train, val = subject.features
+    config = settings.official(subject.kind)
+    found = linear(train, val, config, subject.device)
+    percent = {"top1": found.top1, "top5": found.top5, "best_on_test_top1": found.best_on_test_top1}
+    more = {"headline": "last epoch", "schedule": asdict(config), "best_on_test_epoch": found.best_on_test_epoch}
+    return Outcome(percent, val.name, val.label, {"scores": found.scores}, more)

@@ -1,9 +1,4 @@
-"""Accuracies, and one way to write a protocol's results down."""
-
-import json
-import os
-from pathlib import Path
-from typing import Any
+"""Accuracies."""
 
 import numpy as np
 
@@ -14,13 +9,6 @@ def topk_accuracy(scores: np.ndarray, label: np.ndarray, k: int) -> float:
     return 100.0 * float((best == label[:, None]).any(axis=1).mean())
 
 
-def write_results(results: dict[str, Any], scores: np.ndarray, label: np.ndarray, name: np.ndarray, out: Path) -> None:
-    """out: JSON of the numbers; beside it {stem}_scores.npz with name (N,), label (N,), scores (N, C) float32."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    score_file = out.with_name(f"{out.stem}_scores.npz")
-    temporary = out.with_name(f".{out.stem}.tmp.npz")
-    np.savez(temporary, name=name, label=label, scores=scores.astype(np.float32))
-    os.replace(temporary, score_file)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(json.dumps({**results, "scores": score_file.name}, indent=1))
-    os.replace(temporary, out)
+def mean_spread(values: list[float]) -> tuple[float, float | None]:
+    """(mean, standard deviation with n - 1); None where one value has no spread."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

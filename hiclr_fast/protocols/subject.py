@@ -1,0 +1,154 @@
+"""What is evaluated: a pretrained encoder, the encoder as its run began, or the coordinates themselves; and on what data."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from hiclr_kernels.augment_ref import Stream
+from torch import nn
+
+from hiclr_fast.config import PretrainConfig
+from hiclr_fast.data.files import sha256
+from hiclr_fast.data.packed import Packed, Split
+from hiclr_fast.encoders import Format, build_encoder, check_fits, load_encoder
+from hiclr_fast.errors import InputError
+from hiclr_fast.features import Features, cached_features, extract, raw_features, recalibrate
+from hiclr_fast.models.stgcn import init_official
+from hiclr_fast.protocols.results import Outcome, print_row, read_results, result_key, write_results
+from hiclr_fast.run import environment
+
+Origin = Literal["pretrained", "random", "raw"]
+
+
+def initial_encoder(config: PretrainConfig, data: Packed) -> nn.Module:
+    """The encoder as a run with this config begins: same seed, same initialisation."""
+    torch.manual_seed(config.seed)
+    encoder = build_encoder(config, data.layout)
+    if config.init == "official":
+        init_official(encoder)
+    return encoder
+
+
+@dataclass(frozen=True)
+class Subject:
+    """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}."""
+
+    checkpoint: Path
+    data: Packed
+    folder: Path
+    device: torch.device
+    format: Format = "hiclr_fast"
+    stream: Stream | None = None
+    origin: Origin = "pretrained"
+    recalibrate: bool = False
+
+    def __post_init__(self):
+        encoder, config = self.loaded
+        theirs = config.layout
+        if theirs not in (None, self.data.layout.name):
+            raise InputError(
+                f"{self.checkpoint} was pretrained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
+                "of an encoder belongs to its joints: pretrain on that layout, or prepare the data with the same joints"
+            )
+        check_fits(encoder, self.data, str(self.checkpoint))
+        object.__setattr__(self, "stream", self.stream or config.stream)
+
+    @cached_property
+    def loaded(self) -> tuple[nn.Module, PretrainConfig]:
+        return load_encoder(self.checkpoint, self.format)
+
+    @property
+    def kind(self) -> Literal["stgcn", "dsta"]:
+        """Which of the two encoders of the paper it is: their official schedules differ."""
+        return self.loaded[1].encoder
+
+    def splits(self) -> tuple[Split, Split]:
+        """(train, val); InputError when one is absent or a validation class has no training sample."""
+        missing = {"train", "val"} - set(self.data.splits)
+        if missing:
+            raise InputError(f"{self.data.path} has no {min(missing)} split; the protocol needs train and val")
+        train, val = self.data["train"], self.data["val"]
+        unseen = np.setdiff1d(val.label, train.label)
+        if len(unseen):
+            raise InputError(
+                f"{self.data.path}: class {self.data.classes[unseen[0]]!r} has validation samples but no training sample; "
+                "prepare a split in which every validation class is trained"
+            )
+        return train, val
+
+    @cached_property
+    def features(self) -> tuple[Features, Features]:
+        """(train, val) features (N, D)."""
+        train, val = self.splits()
+        if self.origin == "raw":
+            return tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
+        if self.origin == "random":
+            encoder = self.encoder().to(self.device, memory_format=torch.channels_last)
+            if self.recalibrate:
+                recalibrate(encoder, train, self.data.layout, self.stream, self.device)
+            return tuple(extract(encoder, split, self.data.layout, self.stream, self.device) for split in (train, val))
+        found = cached_features(self.checkpoint, self.format, self.data, self.stream, self.device, self.recalibrate)
+        return found["train"], found["val"]
+
+    def encoder(self, **config) -> nn.Module:
+        """A new encoder with the subject's weights. config: settings that replace those of the run (dropout)."""
+        if self.origin == "raw":
+            raise InputError("raw features have no weights to train; choose pretrained or random")
+        base = self.loaded[1]
+        if self.origin == "random":
+            return initial_encoder(replace(base, **config), self.data)
+        encoder = build_encoder(replace(base, **config), self.data.layout)
+        try:
+            encoder.load_state_dict(self.loaded[0].state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.checkpoint}: its weights do not fit {self.data.path} ({reason})") from None
+        return encoder
+
+    def facts(self) -> dict[str, Any]:
+        """What a result depends on, beside the protocol's settings."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "checkpoint_sha256": sha256(self.checkpoint),
+            "data": str(self.data.path),
+            "data_checksum": self.data.checksum,
+            "stream": self.stream,
+            "origin": self.origin,
+            "recalibrated": self.recalibrate,
+        }
+
+    def name_of(self, protocol: str) -> str:
+        """Folder of a protocol's results, with what differs from the usual: linear, linear_random, linear_recalibrated."""
+        words = [self.origin] * (self.origin != "pretrained" and protocol != "supervised")
+        words += ["recalibrated"] * self.recalibrate
+        words += [self.stream] * (self.stream != self.loaded[1].stream)
+        return "_".join([protocol, *words])
+
+    def evaluate(
+        self,
+        protocol: str,
+        settings: Any,
+        compute: Callable[["Subject", Any, Path, str], Outcome],
+        *,
+        skip_finished: bool = False,
+        quiet: bool = False,
+    ) -> dict[str, Any]:
+        """Runs compute(subject, settings, folder, key), writes results.json and scores.npz, prints a row.
+
+        skip_finished: a finished result of the same checkpoint, data and settings is returned as it is.
+        """
+        head, *rest = protocol.split("/")
+        folder = self.folder.joinpath(self.name_of(head), *rest)
+        facts = {"protocol": protocol, "settings": asdict(settings), **self.facts()}
+        key = result_key({name: value for name, value in facts.items() if name not in ("checkpoint", "data")})
+        found = read_results(folder) if skip_finished else None
+        if found is None or found.get("key") != key:
+            outcome = compute(self, settings, folder, key)
+            found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
+        if not quiet:
+            print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
+        return found

@@ -1,0 +1,26 @@
+"""Transfer: pretrained on one dataset, evaluated on another with all its labels: finetuned, and linear on frozen features.
+
+The class head is always new. The joints have to be the same, because an ST-GCN's graph and edge weights belong to them;
+a `Subject` refuses another layout. The official code transfers by pointing finetune and linear at other data; so do we.
+"""
+
+from dataclasses import replace
+
+from hiclr_fast.data.packed import Packed
+from hiclr_fast.errors import InputError
+from hiclr_fast.protocols.finetune import FinetuneConfig, finetune
+from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.protocols.subject import Subject
+
+
+def run_transfer(
+    subject: Subject, target: Packed, head: LinearConfig, training: FinetuneConfig, skip_finished: bool = False
+) -> dict[str, dict]:
+    """{linear, finetune}: results on the target, in eval/transfer_{target}/."""
+    if target.checksum == subject.data.checksum:
+        raise InputError(f"{target.path} is the dataset of the run itself; give another one with --to, or use finetune")
+    there = replace(subject, data=target, folder=subject.folder / f"transfer_{target.path.name}")
+    return {
+        "linear": there.evaluate("linear", head, linear_protocol, skip_finished=skip_finished),
+        "finetune": there.evaluate("finetune", training, finetune, skip_finished=skip_finished),
+    }

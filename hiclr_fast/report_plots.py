@@ -1,0 +1,129 @@
+"""The figures of a run's report: curves, confusion matrix, per-class accuracy, t-SNE. Matplotlib without pyplot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#666666"
+LONGEST = 28  # characters of a class name that are drawn
+
+
+def _figure(width: float, height: float):
+    from matplotlib.figure import Figure  # of the report extra
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(texts) -> None:
+    """Names come from files: a dollar sign is not the start of a formula."""
+    for text in texts:
+        text.set_parse_math(False)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def _bare(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def curves(metrics: Sequence[dict], path: Path) -> None:
+    """Loss of every epoch, and the 1-NN accuracy where it was measured. metrics: the lines of metrics.jsonl."""
+    figure = _figure(9, 3.2)
+    left, right = figure.subplots(1, 2)
+    epochs = [line["epoch"] for line in metrics]
+    left.plot(epochs, [line["loss"] for line in metrics], color=BLUE, lw=1.6, label="total")
+    left.plot(epochs, [line["info_nce"] for line in metrics], color=ORANGE, lw=1.2, label="InfoNCE")
+    left.set(xlabel="epoch", title="loss")
+    left.legend(frameon=False)
+    known = [(line["epoch"], line["knn1"]) for line in metrics if "knn1" in line]
+    right.plot(*zip(*known, strict=True), "o-", color=BLUE, lw=1.6, ms=4) if known else None
+    right.set(xlabel="epoch", title="1-NN accuracy, validation (%)" if known else "1-NN accuracy was not measured")
+    right.set_xlim(left.get_xlim())
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _bare(axes)
+    figure.savefig(path, dpi=110)
+
+
+def confusion(label: np.ndarray, guess: np.ndarray, classes: Sequence[str], path: Path) -> np.ndarray:
+    """Draws and returns counts (C, C), row = true class. Colours are shares of the row."""
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, (label, guess), 1)
+    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    few = len(classes) <= 20
+    size = max(5.0, min(14.0, 0.55 * len(classes)))
+    figure = _figure(size + 2, size)
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if few:
+        for i, j in np.argwhere(counts):
+            axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.55 else "black")
+    names = [_short(name) for name in classes] if few else [str(c) for c in range(len(classes))]
+    axes.set_xticks(
+        range(len(classes)), names, rotation=90 if not few else 40, ha="right" if few else "center", fontsize=8 if few else 6
+    )
+    axes.set_yticks(range(len(classes)), names, fontsize=8 if few else 6)
+    for label_text in axes.get_xticklabels() + axes.get_yticklabels():
+        label_text.set_rotation_mode("anchor" if few else "default")
+    _plain(axes.get_xticklabels() + axes.get_yticklabels())
+    axes.set(xlabel="predicted", ylabel="true")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+    figure.savefig(path, dpi=110)
+    return counts
+
+
+def per_class(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Accuracy of every class that has samples, best first. counts: (C, C) of `confusion`."""
+    total = counts.sum(1)
+    tested = np.flatnonzero(total)
+    accuracy = 100 * np.diag(counts)[tested] / total[tested]
+    order = np.argsort(accuracy, kind="stable")
+    figure = _figure(8, max(2.0, 0.27 * len(tested) + 0.8))
+    axes = figure.subplots()
+    axes.barh(range(len(tested)), accuracy[order], color=BLUE, height=0.7)
+    axes.set_yticks(range(len(tested)), [_short(classes[c]) for c in tested[order]], fontsize=8)
+    _plain(axes.get_yticklabels())
+    for place, c in enumerate(order):
+        axes.text(accuracy[c] + 1, place, f"{accuracy[c]:.0f} %, {total[tested[c]]} samples", va="center", fontsize=7, color=GREY)
+    axes.set(xlim=(0, 118), xlabel="accuracy (%)", xticks=range(0, 101, 20))
+    axes.margins(y=0.01)
+    _bare(axes)
+    figure.savefig(path, dpi=110)
+
+
+def embedding(feature: np.ndarray, label: np.ndarray, classes: Sequence[str], path: Path, most: int = 2000) -> int:
+    """t-SNE (cosine, PCA start, seed 0) of up to `most` samples, coloured by class; returns how many were drawn.
+
+    feature: (N, D); label: (N,).
+    """
+    from matplotlib import colormaps
+    from sklearn.manifold import TSNE
+
+    rows = np.sort(np.random.default_rng(0).permutation(len(label))[:most])
+    perplexity = min(30.0, max(2.0, (len(rows) - 1) / 3))
+    points = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(feature[rows])
+    figure = _figure(9.5, 6)
+    axes = figure.subplots()
+    shown = np.unique(label[rows])
+    colours = colormaps["tab10"].colors if len(shown) <= 10 else colormaps["turbo"](np.linspace(0.02, 0.98, len(shown)))
+    for colour, c in zip(colours, shown, strict=False):
+        mine = points[label[rows] == c]
+        axes.scatter(*mine.T, s=16, color=colour, label=_short(classes[c]), linewidths=0)
+        axes.annotate(str(c), np.median(mine, 0), fontsize=9, weight="bold", ha="center", va="center")
+    legend = axes.legend(
+        [_short(f"{c} {classes[c]}") for c in shown],
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=8 if len(shown) <= 24 else 6,
+        ncols=1 + len(shown) // 31,
+        markerscale=1.6,
+    )
+    _plain(legend.get_texts())
+    axes.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=110)
+    return len(rows)

@@ -1,0 +1,93 @@
+"""The report of a run: self-contained, complete, safe with any name, and a browser shows it."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import packed, tiny
+
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.write import write_packed
+from hiclr_fast.errors import InputError
+from hiclr_fast.pretrain import finish, start
+from hiclr_fast.protocols.subject import Subject
+
+for package in ("matplotlib", "sklearn", "jinja2"):
+    pytest.importorskip(package, reason=f"{package} of the report extra is not installed")
+
+from hiclr_fast.report_run import make_report  # noqa: E402
+
+NASTY = ["<script>alert(1)</script>", '$x_$ & "co"', "a very long class name that would not fit beside any figure"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """(report.html, run) of a tiny run on data whose class and sample names are hostile."""
+    root = tmp_path_factory.mktemp("report")
+    data = open_packed(packed(root / "plain"))
+    splits = {s: replace(v, name=np.array([f"<b>{n}</b>" for n in v.name])) for s, v in data.splits.items()}
+    write_packed(root / "set", splits, data.layout, NASTY, source="test", preprocessing={})
+    data, run = open_packed(root / "set"), root / "run"
+    trainer = start(replace(tiny(), data=root / "set"), data, run)
+    assert trainer.run(run)
+    finish(trainer, run)
+    subject = Subject(run / "checkpoint.pt", data, run / "eval", torch.device("cpu"))
+    return make_report(subject, run, root / "out"), run, subject
+
+
+def test_the_page_holds_everything(report):
+    page, run, _ = report
+    text = page.read_text()
+    assert not re.search(r"https?://|<script|<link|url\(|<iframe", text)
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]{11})', text))
+    assert len(re.findall(r"<img ", text)) == 5 and "data:image/gif;base64,R0lGOD" in text
+    for part in ("Confusion matrix", "linear", "weighted k=5", "queue_size", "augment.shear", "data_checksum", run.name):
+        assert part in text
+    assert {file.name for file in page.parent.glob("*.*")} == {
+        "report.html", "curves.png", "confusion.png", "per_class.png", "tsne.png", "skeletons.gif",
+    }  # fmt: skip
+
+
+def test_names_from_files_are_escaped(tmp_path, report):
+    """A run folder whose name is markup."""
+    _, run, subject = report
+    evil = tmp_path / "<img onerror=x>"
+    shutil.copytree(run, evil)
+    text = make_report(replace(subject, folder=evil / "eval"), evil, tmp_path / "out").read_text()
+    assert "<img onerror" not in text and "&lt;img onerror=x&gt;" in text
+
+
+def test_a_run_without_metrics(tmp_path, report):
+    _, run, subject = report
+    shutil.copytree(run, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    for content, message in (("", "is empty"), ("{", "a line is not JSON"), (None, "does not exist")):
+        metrics.write_text(content) if content is not None else metrics.unlink()
+        with pytest.raises(InputError, match=message):
+            make_report(subject, tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it(report, tmp_path):
+    from PIL import Image
+
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no headless browser is installed (looked for {', '.join(BROWSERS)})")
+    page, shot = report[0], tmp_path / "shot.png"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1050,4000"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    subprocess.run(
+        [browser, *options, profile, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120
+    )
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.shape == (4000, 1050)
+    inked = (pixels < 250).any(axis=1).reshape(-1, 100).any(axis=1)  # bands of 100 rows that show something
+    assert inked[:25].mean() > 0.9

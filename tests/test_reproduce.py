@@ -1,0 +1,138 @@
+"""The chain from data to table: tables by hand, a smoke run of every stage, and what a second run skips."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import packed, tiny
+
+from hiclr_fast import reproduce as chain
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.errors import InputError
+from hiclr_fast.pretrain import Pretrainer
+from hiclr_fast.published import published
+from hiclr_fast.reproduce import Plan, pretrain_stage, reproduce
+from hiclr_fast.tables import Measured, as_json, markdown
+
+
+def test_a_table_by_hand():
+    """Folds are averaged within a seed, then mean and spread over seeds; the paper's number stands beside ours only."""
+    measured = Measured()
+    for seed, folds in ((0, (70, 80)), (1, (74, 84))):
+        for value in folds:
+            measured.add("random", "linear", "joint", seed, value - 50)
+            measured.add("pretrained", "linear", "joint", seed, value)
+    measured.add("pretrained", "linear", "equal", 0, 81.25)
+    measured.add("raw", "k-NN, k=1", "joint", 0, 66.4)
+    known = published("ntu60", "xsub")
+    lines = markdown(measured, known, "stgcn", ["a caption"]).splitlines()
+    assert lines[0] == "a caption"
+    assert lines[4:7] == [
+        "| HiCLR | linear | 77.0 ± 2.8 | - | - | 81.2 | - | 80.4 |",
+        "| random initialisation | linear | 27.0 ± 2.8 | - | - | - | - | - |",
+        "| raw features | k-NN, k=1 | 66.4 | - | - | - | - | - |",
+    ]
+    assert "| HiCLR, released code | stgcn | linear | 77.3 | 75.59 | 70.29 | 80.94 |" in lines
+    assert "| 78.8 |" in markdown(measured, known, "dsta", []).split("Published")[0]
+    cell = as_json(measured, known, [])["rows"][0]["cells"]["joint"]
+    assert cell["by_seed"] == {0: 75, 1: 79} and cell["folds_by_seed"][1] == [74, 84] and cell["n"] == 2
+    assert published("ucla", "xsub") == []
+
+
+def plan(root: Path, **changes) -> Plan:
+    data = root / "set" if (root / "set").exists() else packed(root / "set")
+    one = Plan("toy", "all", (data,), root / "runs", {"joint": tiny(epochs=1, knn_every=0)}, seeds=(0,))
+    return replace(one, **{"protocols": ("knn",), "linear_epochs": 1, **changes})
+
+
+def test_a_run_that_is_there_is_taken(tmp_path, monkeypatch, capsys):
+    one = plan(tmp_path)
+    assert reproduce(one)
+    table = (tmp_path / "runs" / "table.md").read_text()
+
+    def never(*_):
+        raise AssertionError("done again")
+
+    for name in ("start", "resume"):
+        monkeypatch.setattr(chain, name, never)
+    from hiclr_fast.protocols import knn
+
+    monkeypatch.setattr(knn, "knn_scores", never)
+    assert reproduce(one) and (tmp_path / "runs" / "table.md").read_text() == table
+    config = tmp_path / "runs" / "joint_s0" / "config.yaml"
+    config.write_text(config.read_text().replace("stream: joint", "stream: bone"))
+    with pytest.raises(InputError, match=r"is a run with stream bone, expected joint; move it away"):
+        reproduce(one)
+
+
+def test_a_stopped_pretraining_goes_on(tmp_path, monkeypatch):
+    data, config = open_packed(packed(tmp_path / "set")), tiny(epochs=3, knn_every=0)
+    epoch, seen = Pretrainer._epoch, []
+
+    def stop_after_one(self, out, metrics):
+        seen.append(self.epoch)
+        done = epoch(self, out, metrics)
+        self.stop = len(seen) == 1
+        return done
+
+    monkeypatch.setattr(Pretrainer, "_epoch", stop_after_one)
+    assert not pretrain_stage(config, data, tmp_path / "run") and not (tmp_path / "run" / "encoder.safetensors").exists()
+    assert pretrain_stage(config, data, tmp_path / "run") and (tmp_path / "run" / "encoder.safetensors").is_file()
+    assert seen == [1, 2, 2, 3]
+    (tmp_path / "killed").mkdir()  # before its first checkpoint
+    (tmp_path / "killed" / "config.yaml").write_text("")
+    assert pretrain_stage(config, data, tmp_path / "killed")
+
+
+def test_folds_have_their_own_folders(tmp_path):
+    folds = tuple(packed(tmp_path / f"fold{i}", seed=10 * i) for i in (1, 2))
+    assert reproduce(plan(tmp_path, data=folds))
+    assert (tmp_path / "runs" / "fold2" / "joint_s0" / "encoder.safetensors").is_file()
+    found = json.loads((tmp_path / "runs" / "table.json").read_text())
+    assert len(found["rows"][0]["cells"]["joint"]["folds_by_seed"]["0"]) == 2
+    assert "mean over 2 folds" in found["caption"][1] and "linear epochs 1" in found["caption"][2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(protocols=("knn", "lineal")), "unknown protocol 'lineal': expected some of knn, linear"),
+        (dict(configs={"joints": tiny()}), "unknown stream 'joints'"),
+        (dict(seeds=()), "at least one"),
+        (dict(data=(Path("a/x"), Path("b/x"))), "two --data folders have the same name"),
+    ],
+)
+def test_plans_that_cannot_work(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        reproduce(replace(plan(tmp_path), **changes))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_chain(tmp_path, monkeypatch, capsys):
+    """reproduce.py --smoke: every stage, every protocol, fusion and table; a second call does nothing again."""
+    import runpy
+    import sys
+
+    script = Path(__file__).parent.parent / "scripts" / "reproduce.py"
+
+    def call() -> str:
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", "--smoke", "--out", str(tmp_path)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(script), run_name="__main__")
+        assert stop.value.code == 0
+        return (tmp_path / "runs" / "table.md").read_text()
+
+    table = call()
+    for origin in ("HiCLR", "random initialisation"):
+        for row in ("linear", "finetune", "semi, 20 %"):
+            assert re.search(rf"\| {origin} \| {row} (\| [\d.]+ ± [\d.]+ ){{5}}\| - \|", table), (origin, row)
+        assert re.search(rf"\| {origin} \| transfer to others, finetune (\| [\d.]+ ± [\d.]+ ){{3}}\| - \| - \| - \|", table)
+    for row in ("k-NN, k=1", "k-NN, weighted k=20", "linear", "retrieval, mAP", "k-means, NMI"):
+        assert re.search(rf"\| raw features \| {row} (\| [\d.]+ ± [\d.]+ ){{3}}", table), row
+    assert "semi epochs 1" in table and "finetune epochs 2" in table and "Pretrained for 2 epochs" in table
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pt")}
+    assert call() == table
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pt")} == before
