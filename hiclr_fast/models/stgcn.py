@@ -51,9 +51,9 @@ class Block(nn.Module):
         return (out + bias.to(out.dtype)).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.graph_conv(x, adjacency)))
-        y = self.dropout(self.bn2(self.conv(y)))
-        return F.relu(y if self.residual is None else y + self.residual(x))
+        y = self.bn1(self.graph_conv(x, adjacency), slope=0.0)
+        residual = None if self.residual is None else self.residual(x)
+        return self.bn2(self.conv(y), dropout=self.dropout, residual=residual, slope=0.0)
 
 
 class STGCN(nn.Module):
