@@ -16,8 +16,9 @@ def make_sgd(params: Sequence[nn.Parameter], lr: float | Tensor, weight_decay: f
     which also skips the step when a gradient scaler found an Inf. The momentum buffers exist, zero, from the start (the
     same first step), so that a skipped first step leaves no garbage in them and a graph finds them in place.
     """
-    optimizer = torch.optim.SGD(params, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.SGD(params, momentum=MOMENTUM, weight_decay=weight_decay, fused=True)
     for group in optimizer.param_groups:
+        group["lr"] = lr  # not through the constructor, which reads its value
         for p in group["params"]:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer
