@@ -31,6 +31,8 @@ class TrainStep:
     this epoch add up: loss, terms, spread of the queries, and how many ranks were asked to stop (`stopping` () is this one's).
     """
 
+    phase = staticmethod(record_function)  # around each of PHASES; `profile.py` puts a clock here
+
     def __init__(self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE):
         self.config, self.layout, self.model, self.ranks = config, layout, model, ranks
         self.device = device = model.fill.device
@@ -58,20 +60,20 @@ class TrainStep:
     def __call__(self, batch: Batch, mining: bool) -> None:
         c, model = self.config, self.model
         self.optimizer.zero_grad()
-        with record_function("EMA"):
+        with self.phase("EMA"):
             model.move_keys()  # by the query weights from before the optimizer's step
         parts = [
             self._backward(batch.x, index, ids, c.topk if mining else 0)
             for index, ids in zip(batch.index.chunk(c.accumulate), batch.ids.chunk(c.accumulate), strict=True)
         ]
-        with record_function("exchange"):
+        with self.phase("exchange"):
             seen = torch.stack([numbers for _, numbers in parts]).mean(0)
             self.ranks.average([*self._gradients(), *self._running_statistics(), seen])
             keys = self.ranks.gather(torch.cat([key for key, _ in parts]))
-        with record_function("optimizer"):
+        with self.phase("optimizer"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        with record_function("enqueue"):
+        with self.phase("enqueue"):
             model.enqueue(keys)  # after the backward passes: autograd reads the old queue
             self.sums += seen
 
@@ -80,18 +82,18 @@ class TrainStep:
         c, model = self.config, self.model
         draw = dict(seed=c.seed, step=self.number)
         kinds = (*c.branches, KEY_VIEW)
-        with record_function("augment"):
+        with self.phase("augment"):
             views = make_views(x, index, ids, kinds, c.augment, self.layout, **draw, stream=c.stream, fill=model.fill)
             a, encoder = c.augment, model.encoder_q
             graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, encoder.A, len(encoder.blocks), **draw)
         with self.autocast():
-            with record_function("query forward"):
+            with self.phase("query forward"):
                 q = model.queries(views[:-1], graphs)
-            with record_function("key forward"):
+            with self.phase("key forward"):
                 key = model.keys(views[-1], move=False)
-        with record_function("loss"):
+        with self.phase("loss"):
             loss, terms = model.loss(q, key, c.weights, topk, half=c.amp and self.device.type == "cuda")
-        with record_function("backward"):
+        with self.phase("backward"):
             self.scaler.scale(loss / c.accumulate).backward()
         spread = q[0].detach().std(0).norm()  # 1: directions differ as much as they can, 0: all the same
         return key, torch.cat([loss.detach()[None], terms, spread[None], self.stopping[None]]).float()

@@ -17,6 +17,7 @@ from hiclr_fast.distributed import Ranks, join, leave
 from hiclr_fast.errors import run_script
 from hiclr_fast.features import raw_features
 from hiclr_fast.pretrain import Pretrainer, finish, knn_accuracy, pick_device, resume, start
+from hiclr_fast.profile import profile
 from hiclr_fast.run import free_name, load_run_config
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,8 @@ class Source:
     """YAML of a run, see configs/."""
     resume: Path | None = None
     """Run folder to continue, in place."""
+    profile: int = 0
+    """Instead of training: time this many steps, print where the time goes, write a Chrome trace under runs/."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
             pack_synthetic(data_dir, Preprocess())
         ranks.wait()
     data = open_packed(data_dir)
+    if source.profile:
+        trace = free_name(Path("runs"), "profile") / "trace.json"
+        print(profile(Pretrainer(config, data, ranks), source.profile, trace), f"trace: {trace}", sep="\n")
+        return 0
     if source.resume:
         trainer, out = resume(config, data, source.resume, ranks), source.resume
     else:

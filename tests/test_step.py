@@ -12,8 +12,9 @@ from hiclr_fast.data.packed import open_packed
 from hiclr_fast.features import build_encoder
 from hiclr_fast.optimizer import make_sgd
 from hiclr_fast.pretrain import Pretrainer
+from hiclr_fast.profile import profile
 from hiclr_fast.skeletons import LAYOUTS
-from hiclr_fast.step import TrainStep
+from hiclr_fast.step import PHASES, TrainStep
 
 NTU = LAYOUTS["ntu25"]
 
@@ -129,3 +130,12 @@ def test_learning_rate_is_read_from_its_tensor():
         p.grad = torch.ones(2)
         optimizer.step()
     torch.testing.assert_close(p, torch.full((2,), -0.5 - 0.25 * 1.9))
+
+
+def test_profile_names_every_phase(data, tmp_path):
+    table = profile(Pretrainer(tiny(), data), 2, tmp_path / "p" / "trace.json")
+    rows = {line[:14].strip(): line[14:].split() for line in table.splitlines()[1:-1]}
+    assert list(rows) == [*PHASES, "all"]
+    assert sum(float(rows[name][0]) for name in PHASES) == pytest.approx(float(rows["all"][0]), abs=0.01)
+    assert all(float(rows[name][0]) > 0 and float(rows[name][2]) >= 0 for name in PHASES)
+    assert '"query forward"' in (tmp_path / "p" / "trace.json").read_text()
