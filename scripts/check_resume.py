@@ -95,7 +95,7 @@ def main() -> int:
     different = [name for name, value in states[0]["model"].items() if not torch.equal(value, states[1]["model"][name])]
     print(
         f"{args.epochs} epochs of {count} samples, {args.kills} kills, {inside} of them left a checkpoint inside an epoch; "
-        f"metrics {'equal' if want == got else 'DIFFER'}; of {len(states[0]['model'])} tensors differ: {', '.join(different) or 'none'}"
+        f"metrics {'equal' if want == got else 'DIFFER'}; {len(states[0]['model'])} tensors, {len(different)} differ {different}"
     )
     return 0 if want == got and not different else 1
 
