@@ -89,3 +89,18 @@ def test_offset_costs_no_accuracy():
     x = (torch.randn(4, 8, 50, 25) * 0.1 + 10).contiguous(memory_format=torch.channels_last)
     out, *_ = batch_norm(x, torch.ones(8), torch.zeros(8), eps=1e-5)
     assert rms_error(out, F.batch_norm(x.double(), None, None, training=True)) < 1e-5
+
+
+def test_threads_change_nothing():
+    x = torch.randn(4, 16, 9, 25).contiguous(memory_format=torch.channels_last)
+    outs, before = [], torch.get_num_threads()
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        try:
+            leaf = x.clone().requires_grad_()
+            out = batch_norm(leaf, torch.ones(16), torch.zeros(16), eps=1e-5, groups=2, slope=0.0)[0]
+            outs.append((out.detach(), torch.autograd.grad(out.square().sum(), leaf)[0]))
+        finally:
+            torch.set_num_threads(before)
+    for one, three in zip(*outs, strict=True):
+        torch.testing.assert_close(one, three, rtol=0, atol=0)

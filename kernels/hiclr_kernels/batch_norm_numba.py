@@ -2,20 +2,27 @@
 
 Channels are last, so that the inner loops run over contiguous channels and vectorise; few channels are taken several rows
 at a time. Sums are float64: one pass gives mean and variance. Signatures: `batch_norm_ref`.
+
+Threads are Python's, with the lock released: numba's own start all of theirs even when one is asked for, and wait for each
+other actively, which takes milliseconds a call on a machine that is busy with other work.
 """
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from hiclr_kernels.augment_numba_draw import threads
 from hiclr_kernels.philox_numba import FLAGS, F
 
 WIDTH = 64  # values of an inner loop at least, where the number of rows allows it
-BLOCKS = 64  # parts of the rows of a group, which run in parallel
+BLOCKS = 64  # parts of the rows of a group, shared out among the threads
 _INT16, _INT32, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 
 
@@ -47,11 +54,10 @@ def _narrow(typing, value, like):
     return like(types.float32, like), generate
 
 
-@njit(parallel=True, **FLAGS)
-def _moments(x, parts):
-    groups, rows, width = x.shape
-    blocks = parts.shape[1]
-    for item in prange(groups * blocks):
+@njit(nogil=True, **FLAGS)
+def _moments(first, last, x, parts):
+    rows, width, blocks = x.shape[1], x.shape[2], parts.shape[1]
+    for item in range(first, last):
         g, k = item // blocks, item % blocks
         total, squares = parts[g, k, 0], parts[g, k, 1]
         for i in range(rows * k // blocks, rows * (k + 1) // blocks):
@@ -61,10 +67,10 @@ def _moments(x, parts):
                 squares[j] += v * v
 
 
-@njit(parallel=True, **FLAGS)
-def _apply(x, mean, scale, bias, slope, residual, bits, dropped, boost, out):
-    groups, rows, width = x.shape
-    for item in prange(groups * BLOCKS):
+@njit(nogil=True, **FLAGS)
+def _apply(first, last, x, mean, scale, bias, slope, residual, bits, dropped, boost, out):
+    rows, width = x.shape[1:]
+    for item in range(first, last):
         g, k = item // BLOCKS, item % BLOCKS
         m, s = mean[g], scale[g]
         for i in range(rows * k // BLOCKS, rows * (k + 1) // BLOCKS):
@@ -77,11 +83,10 @@ def _apply(x, mean, scale, bias, slope, residual, bits, dropped, boost, out):
                 out[g, i, j] = _narrow(v if v > F(0) else v * slope, x[g, i, j])
 
 
-@njit(parallel=True, **FLAGS)
-def _reduce(grad, out, slope, x, mean, bits, dropped, boost, before, parts):
-    groups, rows, width = x.shape
-    blocks = parts.shape[1]
-    for item in prange(groups * blocks):
+@njit(nogil=True, **FLAGS)
+def _reduce(first, last, grad, out, slope, x, mean, bits, dropped, boost, before, parts):
+    rows, width, blocks = x.shape[1], x.shape[2], parts.shape[1]
+    for item in range(first, last):
         b, k = item // blocks, item % blocks
         m, total, products = mean[b], parts[b, k, 0], parts[b, k, 1]
         for i in range(rows * k // blocks, rows * (k + 1) // blocks):
@@ -96,10 +101,10 @@ def _reduce(grad, out, slope, x, mean, bits, dropped, boost, before, parts):
                 products[j] += np.float64(g * (_wide(x[b, i, j]) - m[j]))
 
 
-@njit(parallel=True, **FLAGS)
-def _spread(grad, out, slope, x, mean, bits, dropped, boost, a, b, c, dx):
-    groups, rows, width = x.shape
-    for item in prange(groups * BLOCKS):
+@njit(nogil=True, **FLAGS)
+def _spread(first, last, grad, out, slope, x, mean, bits, dropped, boost, a, b, c, dx):
+    rows, width = x.shape[1:]
+    for item in range(first, last):
         q, k = item // BLOCKS, item % BLOCKS
         m, a_, b_, c_ = mean[q], a[q], b[q], c[q]
         for i in range(rows * k // BLOCKS, rows * (k + 1) // BLOCKS):
@@ -110,6 +115,22 @@ def _spread(grad, out, slope, x, mean, bits, dropped, boost, a, b, c, dx):
                 if bits is not None:
                     g = g * boost if bits[q, i, j] >= dropped else F(0)
                 dx[q, i, j] = _narrow(a_[j] * g + b_[j] * (_wide(x[q, i, j]) - m[j]) + c_[j], x[q, i, j])
+
+
+@cache
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count)
+
+
+def _shared(kernel: Callable, groups: int, *arguments) -> None:
+    """kernel(first, last, ...) over the blocks of all groups, by as many threads as torch has."""
+    count, items = torch.get_num_threads(), groups * BLOCKS
+    if count == 1:
+        kernel(0, items, *arguments)
+        return
+    bounds = [items * i // count for i in range(count + 1)]
+    for done in [_pool(count).submit(kernel, *ends, *arguments) for ends in pairwise(bounds)]:
+        done.result()
 
 
 def _fold(x: Tensor) -> int:
@@ -146,14 +167,13 @@ def _sums(parts: np.ndarray, channels: int) -> tuple[Tensor, Tensor]:
 
 
 def _parts(x: Tensor, fold: int) -> np.ndarray:
-    threads()
     return np.zeros((len(x), BLOCKS, 2, fold * x.shape[2]))
 
 
 def moments(x):
     fold = _fold(x)
     parts = _parts(x, fold)
-    _moments(_array(x, fold), parts)
+    _shared(_moments, len(x), _array(x, fold), parts)
     total, squares = _sums(parts, x.shape[2])
     mean = total / x.shape[1]
     return mean, (squares / x.shape[1] - mean.square()).clamp_(min=0)
@@ -161,10 +181,9 @@ def moments(x):
 
 def apply(x, mean, scale, bias, slope, residual, bits, dropped):
     fold, out = _fold(x), torch.empty_like(x)
-    threads()
-    _apply(
-        _array(x, fold), _wider(mean, fold), _wider(scale, fold), _wider(bias, fold), F(slope), _array(residual, fold),
-        _array(bits, fold), *_dropout(dropped), _array(out, fold),
+    _shared(
+        _apply, len(x), _array(x, fold), _wider(mean, fold), _wider(scale, fold), _wider(bias, fold), F(slope),
+        _array(residual, fold), _array(bits, fold), *_dropout(dropped), _array(out, fold),
     )  # fmt: skip
     return out
 
@@ -172,8 +191,8 @@ def apply(x, mean, scale, bias, slope, residual, bits, dropped):
 def reduce(grad, out, slope, x, mean, bits, dropped, split):
     fold, before = _fold(x), torch.empty_like(x) if split else None
     parts = _parts(x, fold)
-    _reduce(
-        _array(grad, fold), _array(out, fold), F(slope), _array(x, fold), _wider(mean, fold), _array(bits, fold),
+    _shared(
+        _reduce, len(x), _array(grad, fold), _array(out, fold), F(slope), _array(x, fold), _wider(mean, fold), _array(bits, fold),
         *_dropout(dropped), _array(before, fold), parts,
     )  # fmt: skip
     return *_sums(parts, x.shape[2]), before
@@ -181,9 +200,8 @@ def reduce(grad, out, slope, x, mean, bits, dropped, split):
 
 def spread(grad, out, slope, x, mean, bits, dropped, a, b, c):
     fold, dx = _fold(x), torch.empty_like(x)
-    threads()
-    _spread(
-        _array(grad, fold), _array(out, fold), F(slope), _array(x, fold), _wider(mean, fold), _array(bits, fold),
+    _shared(
+        _spread, len(x), _array(grad, fold), _array(out, fold), F(slope), _array(x, fold), _wider(mean, fold), _array(bits, fold),
         *_dropout(dropped), *(_wider(t, fold) for t in (a, b, c)), _array(dx, fold),
     )  # fmt: skip
     return dx
