@@ -64,7 +64,7 @@ def agree(device: str = "cpu", **kw) -> None:
     if not kw.get("amp"):  # from random views, bfloat16 gradients differ by tens of percent: the loss has to do
         mine, theirs = ours.model.encoder_q, plain.encoder_q
         for a, b in ((mine.projector[2], theirs.fc[2]), (mine.data_bn, theirs.data_bn)):
-            torch.testing.assert_close(a.weight.grad, b.weight.grad, rtol=1e-2, atol=1e-3 * b.weight.grad.abs().max().item())
+            torch.testing.assert_close(a.weight.grad, b.weight.grad, rtol=1e-2, atol=1e-2 * b.weight.grad.abs().max().item())
 
 
 def facts(batch: int, device: str, variant: str, dtype: str) -> dict:

@@ -45,13 +45,14 @@ def train(folder: Path, name: str, epochs: int) -> subprocess.Popen:
     flags = ["--resume", name] if (folder / name).exists() else ["--data", "set", "--out", name, *MODEL]
     flags += ["--epochs", str(epochs), "--mining-epoch", str(epochs // 2), "--knn-every", "3"]
     command = [sys.executable, str(PRETRAIN), *flags]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    one = dict(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")  # more would wait actively for each other on a busy machine
+    return subprocess.Popen(command, cwd=folder, env=os.environ | one, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen) -> None:
     _, errors = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"pretraining ended with code {process.returncode}: {errors.splitlines()[-1]}")
+        raise RuntimeError(f"pretraining ended with code {process.returncode}: {errors.decode().splitlines()[-1]}")
 
 
 def progress(run: Path) -> tuple[int, int]:
