@@ -32,6 +32,10 @@ class PretrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     """CPU threads; 0: torch's choice."""
+    loader: Literal["auto", "resident", "stream"] = "auto"
+    """resident: the training split lies on the device; stream: read from disk as it goes; auto: by memory_share."""
+    memory_share: float = 0.5
+    """auto loader: resident when the split takes at most this share of the free memory (of RAM on CPU)."""
     amp: bool = False
     """Mixed precision."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
@@ -62,6 +66,7 @@ class PretrainConfig:
 
     epochs: int = 300
     batch_size: int = 128
+    """Of all ranks together."""
     lr: float = 0.1
     weight_decay: float = 1e-4
     schedule: Literal["step", "cosine"] = "step"
@@ -73,6 +78,23 @@ class PretrainConfig:
     """Epochs between k-NN monitors; 0: only at the end."""
     keep_every: int = 0
     """Epochs between checkpoints that stay; 0: only the latest."""
+    save_minutes: float = 5.0
+    """Minutes between checkpoints inside an epoch, beside the one at its end."""
+    read_every: int = 20
+    """Steps between readings of loss and health from the device."""
+
+    lr_batch: int = 0
+    """The batch that lr is meant for: the rate is lr * batch_size / lr_batch (linear rule); 0: lr as it stands."""
+    accumulate: int = 1
+    """Passes that one step's batch is cut into. Each has its own batch-norm statistics; all see the queue as it stood
+    before the step, and their keys enter it together after it."""
+    sync_batch_norm: bool = False
+    """Batch-norm statistics over all ranks instead of each rank's own."""
+    compile: bool = False
+    """torch.compile the encoders."""
+    no_graph: bool = False
+    """Run the step eagerly on CUDA too, instead of as one CUDA graph."""
+
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def check(self) -> None:
@@ -87,7 +109,9 @@ class PretrainConfig:
         unknown = set(self.branches) - {"basic", "normal", "strong"}
         if unknown:
             raise InputError(f"branches: unknown view set {min(unknown)!r}; expected basic, normal or strong")
-        for name in ("epochs", "batch_size", "hidden_channels", "hidden_dim", "feature_dim"):
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise InputError(f"batch_size {self.batch_size} does not divide into {self.accumulate} passes; change accumulate")
+        for name in ("epochs", "read_every", "batch_size", "hidden_channels", "hidden_dim", "feature_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected at least 1")
         if self.topk > self.queue_size:

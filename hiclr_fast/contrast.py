@@ -9,6 +9,8 @@ from hiclr_kernels.contrast import hierarchical_contrast
 from hiclr_kernels.queue import momentum_update, queue_update
 from torch import Tensor, nn
 
+from hiclr_fast.models.layers import in_groups
+
 
 class HiCLR(nn.Module):
     """Query encoder, momentum (key) encoder, queue.
@@ -31,23 +33,38 @@ class HiCLR(nn.Module):
         return [self.fill, *self.encoder_q.parameters()]
 
     def queries(self, views: Sequence[Tensor], graphs: Sequence[Tensor | None] | None = None) -> Tensor:
-        """(B, N, D) unit rows; every view is its own pass, with its own batch statistics, weakest first.
+        """(B, N, D) unit rows, weakest view first. Every view has its own batch statistics, in order.
 
-        graphs: for every view the graphs of the encoder's blocks, or None for its own.
+        All views are one batch, unless `graphs` gives some of them graphs of their own (or None): then each is a pass.
         """
-        graphs = graphs or [None] * len(views)
-        rows = [self.encoder_q(view, graph) for view, graph in zip(views, graphs, strict=True)]
-        return torch.stack([F.normalize(_wide(row), dim=1) for row in rows])
+        if graphs is None:
+            joined = torch.cat([view.permute(0, 4, 2, 3, 1) for view in views]).permute(0, 4, 2, 3, 1)  # channels stay last
+            with in_groups(self.encoder_q, len(views)):
+                rows = self.encoder_q(joined).unflatten(0, (len(views), -1))
+        else:
+            rows = torch.stack([self.encoder_q(view, graph) for view, graph in zip(views, graphs, strict=True)])
+        return F.normalize(_wide(rows), dim=-1)
+
+    def move_keys(self) -> None:
+        """One step of the moving average; once a training step, by the query weights from before the optimizer's."""
+        momentum_update(self.encoder_k.parameters(), self.encoder_q.parameters(), self.momentum)
 
     @torch.no_grad()
-    def keys(self, view: Tensor) -> Tensor:
-        """(N, D) unit rows. Moves the key encoder first, by the query weights from before the optimizer step."""
-        momentum_update(self.encoder_k.parameters(), self.encoder_q.parameters(), self.momentum)
+    def keys(self, view: Tensor, move: bool = True) -> Tensor:
+        """(N, D) unit rows. move: first moves the key encoder."""
+        if move:
+            self.move_keys()
         return F.normalize(_wide(self.encoder_k(view)), dim=1)
 
-    def loss(self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int) -> tuple[Tensor, Tensor]:
-        """`hierarchical_contrast` against the queue as it stands (before this step's keys enter)."""
-        return hierarchical_contrast(q, key, self.queue, temperature=self.temperature, weights=weights, topk=topk)
+    def loss(
+        self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int, half: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """`hierarchical_contrast` against the queue as it stands (before this step's keys enter).
+
+        half: similarities of bfloat16 rows, with float32 sums (on a GPU: a third of the products); the queue stays float32.
+        """
+        rows = [x.bfloat16() if half else x for x in (q, key, self.queue)]
+        return hierarchical_contrast(*rows, temperature=self.temperature, weights=weights, topk=topk)
 
     def enqueue(self, key: Tensor) -> None:
         """After the backward pass: autograd still reads the old queue."""

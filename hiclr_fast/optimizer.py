@@ -4,14 +4,29 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 MOMENTUM = 0.9  # official, fixed
 
 
-def make_sgd(params: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with momentum 0.9; weight decay acts on everything trainable: batch norm, biases and the mask fill too."""
-    return torch.optim.SGD(params, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay, foreach=True)
+def make_sgd(params: Sequence[nn.Parameter], lr: float | Tensor, weight_decay: float) -> torch.optim.SGD:
+    """SGD with momentum 0.9; weight decay acts on everything trainable: batch norm, biases and the mask fill too.
+
+    lr: a () tensor on the device of the parameters is read at every step, without synchronisation. Fused: one kernel,
+    which also skips the step when a gradient scaler found an Inf. The momentum buffers exist, zero, from the start (the
+    same first step), so that a skipped first step leaves no garbage in them and a graph finds them in place.
+    """
+    optimizer = torch.optim.SGD(params, momentum=MOMENTUM, weight_decay=weight_decay, fused=True)
+    for group in optimizer.param_groups:
+        group["lr"] = lr  # not through the constructor, which reads its value
+        for p in group["params"]:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
+
+
+def scaled_rate(lr: float, batch_size: int, lr_batch: int) -> float:
+    """The linear rule (Goyal et al. 2017, arXiv 1706.02677): lr is meant for batches of lr_batch; 0: lr as it stands."""
+    return lr * batch_size / lr_batch if lr_batch else lr
 
 
 def learning_rate(

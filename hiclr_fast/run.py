@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,14 +48,18 @@ def free_name(root: Path, stem: str) -> Path:
     return path
 
 
-def create_run(out: Path, config: PretrainConfig, device: torch.device, data_checksum: str) -> None:
-    """Makes the folder; InputError when it exists."""
+def create_run(out: Path, config: PretrainConfig, device: torch.device, data_checksum: str, state: dict[str, Any]) -> None:
+    """Makes the folder, complete with the checkpoint of the start, or nothing; InputError when it exists."""
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out, or continue it with --resume {out}")
-    out.mkdir(parents=True)
-    save_yaml(config, out / "config.yaml")
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a start that was killed
+    temporary.mkdir(parents=True)
+    save_yaml(config, temporary / "config.yaml")
     facts = {**environment(device), "data_checksum": data_checksum}
-    (out / "environment.json").write_text(json.dumps(facts, indent=1))
+    (temporary / "environment.json").write_text(json.dumps(facts, indent=1))
+    save_atomic(state, temporary / CHECKPOINT)
+    os.replace(temporary, out)
 
 
 def save_atomic(content: dict[str, Any], path: Path) -> None:
@@ -87,16 +92,18 @@ def load_run_config(run: Path) -> PretrainConfig:
 
 
 class Metrics:
-    """Appends to metrics.jsonl and TensorBoard. On resume, lines from beyond the checkpoint are dropped."""
+    """Appends to metrics.jsonl and TensorBoard. On resume, lines from beyond the checkpoint are dropped, and half a line that
+    a killed run left at the end."""
 
     def __init__(self, run: Path, resume_epoch: int):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["epoch"] <= resume_epoch]
+            lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = [line for line in lines if json.loads(line)["epoch"] <= resume_epoch]
             temporary = self.path.with_name(".metrics.tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
+            temporary.write_text("".join(kept))
             os.replace(temporary, self.path)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=resume_epoch + 1)
 

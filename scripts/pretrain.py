@@ -13,10 +13,12 @@ from hiclr_fast.config import PretrainConfig, load_yaml
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.data.synthetic import pack_synthetic
+from hiclr_fast.distributed import Ranks, join, leave
 from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.features import raw_features
 from hiclr_fast.presets import preset
-from hiclr_fast.pretrain import Pretrainer, finish, knn_accuracy, resume, start
+from hiclr_fast.pretrain import Pretrainer, finish, knn_accuracy, pick_device, resume, start
+from hiclr_fast.profile import profile
 from hiclr_fast.run import free_name, load_run_config
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +34,8 @@ class Source:
     """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/presets.py holds the table."""
     resume: Path | None = None
     """Run folder to continue, in place."""
+    profile: int = 0
+    """Instead of training: time this many steps, print where the time goes, write a Chrome trace under runs/."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,37 @@ def compare(trainer: Pretrainer) -> None:
 def main() -> int:
     source, base = base_config(sys.argv[1:])
     config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
+    ranks = join(pick_device(config.device))
+    try:
+        return pretrain(source, config, ranks)
+    finally:
+        leave()
+
+
+def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
     data_dir = config.data
     if data_dir is None:
         data_dir = Path("data/synthetic")
-        if not data_dir.exists():
+        if not data_dir.exists() and ranks.rank == 0:
             pack_synthetic(data_dir, Preprocess())
+        ranks.wait()
     data = open_packed(data_dir)
+    if source.profile:
+        trace = free_name(Path("runs"), "profile") / "trace.json"
+        print(profile(Pretrainer(config, data, ranks), source.profile, trace), f"trace: {trace}", sep="\n")
+        return 0
     if source.resume:
-        trainer, out = resume(config, data, source.resume), source.resume
+        trainer, out = resume(config, data, source.resume, ranks), source.resume
     else:
         out = config.out or free_name(Path("runs"), f"{data_dir.name}_{config.stream}_{config.encoder}")
-        trainer = start(replace(config, data=data_dir, out=out), data, out)
-    print(f"run {out}: {len(data['train'])} samples, {trainer.loader.steps} steps an epoch, on {trainer.device}")
+        trainer = start(replace(config, data=data_dir, out=out), data, out, ranks)
+    say = print if ranks.rank == 0 else lambda _: None
+    where = f"{trainer.device}" if ranks.world == 1 else f"{ranks.world} ranks"
+    say(f"run {out}: {len(data['train'])} samples, {trainer.loader.steps} steps an epoch, on {where}")
     if not trainer.run(out):
-        print(f"stopped in epoch {trainer.epoch} after step {trainer.step}; continue with --resume {out}")
+        say(f"stopped in epoch {trainer.epoch} after step {trainer.step}; continue with --resume {out}")
+        return 0
+    if ranks.rank > 0:
         return 0
     finish(trainer, out)
     if "val" in data.splits:

@@ -1,5 +1,6 @@
 """The compile cache: kept while the sources stay, left behind when any file of the folder changes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +29,16 @@ def test_a_change_in_an_inlined_file_is_seen(tmp_path):
     inner = tmp_path / "inner.py"
     inner.write_text(inner.read_text().replace("x + 1", "x + 41"))
     assert run() == "42"
+
+
+def test_numba_leaves_the_number_of_torch_threads_as_it_is():
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from hiclr_kernels.augment import draw_views\n"
+        "from hiclr_kernels.augment_draw import ViewStrength\n"
+        "draw_views([ViewStrength(padding=2, shear=0.5)], torch.arange(4), torch.tensor(0), seed=0, frames=8, joints=5)\n"
+        "print(torch.get_num_threads())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(KERNELS), "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split()[-1] == "1"

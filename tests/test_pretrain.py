@@ -29,7 +29,7 @@ def losses(run):
 def assert_same(a: Pretrainer, b: Pretrainer):
     for name, value in a.model.state_dict().items():
         torch.testing.assert_close(b.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
-    for p, q in zip(a.optimizer.state.values(), b.optimizer.state.values(), strict=True):
+    for p, q in zip(a.train.optimizer.state.values(), b.train.optimizer.state.values(), strict=True):
         torch.testing.assert_close(p["momentum_buffer"], q["momentum_buffer"], rtol=0, atol=0)
 
 
@@ -214,7 +214,7 @@ def test_a_run_folder_is_never_overwritten(tmp_path, data):
 
 def test_fp16_on_cpu_uses_the_scaler(data):
     trainer = Pretrainer(tiny(amp=True, amp_dtype="fp16"), data)
-    assert trainer.scaler.is_enabled() and trainer.autocast().fast_dtype == torch.float16
+    assert trainer.train.scaler.is_enabled() and trainer.train.autocast().fast_dtype == torch.float16
     trainer.train_step(next(trainer.loader.epoch(1)))
     trainer.check_finite()
 

@@ -195,3 +195,17 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
 
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert state["epoch"] >= len(metrics.read_text().splitlines())
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_ends_like_a_straight_run(tmp_path):
+    check = [sys.executable, ROOT / "scripts" / "check_resume.py", "--epochs", "3", "--kills", "2"]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and "metrics equal" in done.stdout and ", 0 differ" in done.stdout, done.stdout + done.stderr
+
+
+def test_profile(command, tmp_path):
+    packed(tmp_path / "set")
+    code, out, _ = command("pretrain", "--data", "set", "--profile", 1, *TINY)
+    assert code == 0 and "query forward" in out and Path("runs/profile/trace.json").exists()
+    assert not Path("runs/set_joint").exists()

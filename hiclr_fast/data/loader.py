@@ -142,7 +142,7 @@ def make_loader(
 ) -> ResidentLoader | StreamLoader:
     """auto: resident when the split takes at most `share` of the free memory of the device (of RAM on CPU), else stream."""
     dali = importlib.util.find_spec("nvidia.dali") is not None if importlib.util.find_spec("nvidia") else False
-    if not dali:
+    if not dali and rank == 0:
         tqdm.write("NVIDIA DALI is not installed: rows are loaded by torch alone (on Linux: pip install 'hiclr_fast[dali]')")
     if mode == "auto":
         mode = "resident" if split.x.nbytes <= share * free_memory(device) else "stream"

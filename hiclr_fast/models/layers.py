@@ -1,71 +1,123 @@
-"""Batch norm that keeps float32 accuracy channels-last on CPU, and dropout that does not dominate a CPU step."""
+"""Layers that a CPU step would otherwise spend most of its time in, and batch norm with statistics per view."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from hiclr_kernels import batch_norm as kernel
 from torch import Tensor, nn
 
-_CL = torch.channels_last
-
-
-class _TwoPassBatchNorm(torch.autograd.Function):
-    """Training-mode batch norm of a channels-last (R, C, T, V), every sum pairwise.
-
-    torch's channels-last CPU kernels add a channel up one value at a time: 10 times the rounding noise of its contiguous
-    kernels in the output, 50 times in the gradients. The contiguous ones need two copies of every activation.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float):
-        mean = _rows(x).mean(0)
-        var = (_rows(x) - mean).square_().mean(0)
-        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
-        ctx.mark_non_differentiable(mean, var)
-        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, var
-
-    @staticmethod
-    def backward(ctx, grad: Tensor, *_):
-        x, weight, mean, rstd = ctx.saved_tensors
-        g, centred = _rows(grad.contiguous(memory_format=_CL)), _rows(x) - mean
-        grad_bias, grad_weight = g.sum(0), (g * centred).sum(0) * rstd
-        scale, n = weight * rstd, len(g)
-        # dx = scale * (g - mean(g) - xhat * mean(g * xhat)), in the buffer of `centred`
-        dx = centred.mul_(-scale * rstd * grad_weight / n).addcmul_(g, scale.expand_as(g)).sub_(scale * grad_bias / n)
-        r, c, frames, joints = x.shape
-        return dx.view(r, frames, joints, c).permute(0, 3, 1, 2), grad_weight, grad_bias, None
-
-
-def _rows(x: Tensor) -> Tensor:
-    """(R, C, T, V) channels last -> (R * T * V, C), a view."""
-    return x.permute(0, 2, 3, 1).flatten(0, 2)
+from hiclr_fast.distributed import ALONE, Ranks
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """nn.BatchNorm2d; float32 training on CPU goes through `_TwoPassBatchNorm`. Same state, same names."""
+    """nn.BatchNorm2d, same state and names, with two properties more.
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or x.dtype != torch.float32 or not self.training:
-            return super().forward(x)
-        out, mean, var = _TwoPassBatchNorm.apply(x.contiguous(memory_format=_CL), self.weight, self.bias, self.eps)
+    `groups`: in training the rows are that many equal parts, one after another; each is normalised by its own statistics,
+    and the running ones are updated part by part, in order: what as many separate passes do. Set by `in_groups`.
+    `ranks`: the processes over which a part's statistics are taken together; alone by default. Set by `synchronise`.
+    """
+
+    groups = 1
+    ranks = ALONE
+
+    def forward(
+        self, x: Tensor, *, slope: float = 1.0, dropout: "Dropout | None" = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """(R, C, T, V). With dropout, residual and a (leaky) ReLU of that slope after it, in this order, where given."""
+        if self.training and (self.ranks.world > 1 or (kernel.fused(x) and not plain())):
+            return self._fused(x, slope, dropout, residual)
+        if self.training and self.groups > 1:
+            y = torch.cat([super(BatchNorm, self).forward(part) for part in x.tensor_split(self.groups)])
+        else:
+            y = super().forward(x)
+        y = y if dropout is None else dropout(y)
+        y = y if residual is None else y + residual
+        return y if slope == 1 else F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
+
+    def _fused(self, x: Tensor, slope: float, dropout: "Dropout | None", residual: Tensor | None) -> Tensor:
+        drops = dropout is not None and dropout.training and dropout.p > 0
+        y, means, variances = kernel.batch_norm(
+            x,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            groups=self.groups,
+            slope=slope,
+            residual=residual,
+            bits=random_bits(x) if drops else None,
+            dropped=dropout.dropped if drops else 0,
+            mean_of=self.ranks.mean if self.ranks.world > 1 else None,
+        )
+        count = x.numel() // x.shape[1] // self.groups * self.ranks.world
         with torch.no_grad():
-            count = x.numel() // x.shape[1]
-            self.num_batches_tracked += 1
-            share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var * (count / max(1, count - 1)), share)
-        return out
+            for mean, var in zip(means.to(self.weight), (variances * (count / max(1, count - 1))).to(self.weight), strict=True):
+                self.num_batches_tracked += 1
+                share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(var, share)
+        return y
+
+
+def plain() -> bool:
+    """Whether torch's own operations are wanted: under torch.compile, which fuses them, or by HICLR_KERNELS=reference."""
+    return torch.compiler.is_compiling() or os.environ.get("HICLR_KERNELS") == "reference"
+
+
+@contextmanager
+def in_groups(model: nn.Module, groups: int) -> Iterator[None]:
+    """Inside, the rows of a batch are `groups` equal parts for every batch norm of the model."""
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    for norm in norms:
+        norm.groups = groups
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.groups = 1
+
+
+def synchronise(model: nn.Module, ranks: Ranks) -> None:
+    """Every batch norm of the model takes its statistics over all ranks."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.ranks = ranks
+
+
+def random_bits(x: Tensor) -> Tensor:
+    """16 random bits (int16) for every value of x, from torch's default generator, in one call for four."""
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+    return words.random_(-(2**63), None).view(torch.int16)[: x.numel()]
 
 
 class Dropout(nn.Dropout):
     """nn.Dropout; on CPU it spends 16 random bits a value instead of one generator call, so that p is rounded to a
     multiple of 1/65536. Draws from torch's default generator."""
 
+    @property
+    def dropped(self) -> int:
+        """Of 65536 values."""
+        return round(self.p * 65536)
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        if x.is_cuda:
+        if x.is_cuda or plain():
             return F.dropout(x, self.p, True)
-        words = -(-x.numel() // 4)
-        bits = torch.empty(words, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
-        dropped = round(self.p * 65536)
-        keep = (bits >= dropped - 32768).to(x.dtype).mul_(65536 / (65536 - dropped))
+        keep = (random_bits(x) >= self.dropped - 32768).to(x.dtype).mul_(65536 / (65536 - self.dropped))
         return x * keep.as_strided(x.shape, torch.empty_like(x).stride())
+
+
+def distinct_bodies(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows n * M + m of x (N, C, T, V, M) have to be run in evaluation, where all empty (zero) bodies give one result.
+
+    Returns (K,) int64 rows to run, the first empty one among them, and (N * M,) int64: where in those each row's result is.
+    Reads from the device, so never in a training step.
+    """
+    empty = (x == 0).all(dim=1).all(dim=1).all(dim=1).flatten()
+    runs = ~empty
+    runs[empty.nonzero()[:1, 0]] = True
+    place = runs.cumsum(0) - 1
+    return runs.nonzero()[:, 0], torch.where(empty, place[empty.int().argmax()], place)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiclr_fast.models.layers import BatchNorm, Dropout
+from hiclr_fast.models.layers import BatchNorm, Dropout, distinct_bodies
 
 TEMPORAL_KERNEL = 9
 BLOCK_STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
@@ -51,9 +51,9 @@ class Block(nn.Module):
         return (out + bias.to(out.dtype)).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.graph_conv(x, adjacency)))
-        y = self.dropout(self.bn2(self.conv(y)))
-        return F.relu(y if self.residual is None else y + self.residual(x))
+        y = self.bn1(self.graph_conv(x, adjacency), slope=0.0)
+        residual = None if self.residual is None else self.residual(x)
+        return self.bn2(self.conv(y), dropout=self.dropout, residual=residual, slope=0.0)
 
 
 class STGCN(nn.Module):
@@ -75,7 +75,7 @@ class STGCN(nn.Module):
         super().__init__()
         subsets, joints, _ = adjacency.shape
         self.register_buffer("A", adjacency.float())
-        self.data_bn = nn.BatchNorm1d(in_channels * joints)
+        self.data_bn = BatchNorm(in_channels * joints)
         widths = (in_channels, *block_widths(hidden_channels, hidden_dim))
         self.blocks = nn.ModuleList(
             Block(widths[i], widths[i + 1], subsets, joints, stride, dropout if i else 0.0, residual=i > 0)
@@ -94,20 +94,25 @@ class STGCN(nn.Module):
     def normalize_input(self, x: Tensor) -> Tensor:
         """(N, C, T, V, M) -> rows (N * M, C, T, V), batch-normalised per joint and coordinate (channel = v * C + c)."""
         n, c, frames, joints, bodies = x.shape
-        rows = x.permute(0, 4, 3, 1, 2).reshape(n * bodies, joints * c, frames)  # a view of what apply_views returns
-        rows = self.data_bn(rows).view(n * bodies, joints, c, frames)
-        return rows.permute(0, 2, 3, 1).contiguous(memory_format=torch.channels_last)
+        rows = x.permute(0, 4, 2, 3, 1).reshape(n * bodies, frames, 1, joints * c)  # a view of what apply_views returns
+        rows = self.data_bn(rows.permute(0, 3, 1, 2))
+        rows = rows.permute(0, 2, 3, 1).reshape(n * bodies, frames, joints, c).permute(0, 3, 1, 2)
+        return rows.contiguous(memory_format=torch.channels_last)
 
     def features(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
         """(N, hidden_dim): mean over frames and joints, then over bodies (an empty body counts, as in the release).
 
         graphs: (10, K, V, V), every block's own adjacency instead of A.
         """
-        n, bodies = x.shape[0], x.shape[4]
-        x = self.normalize_input(x)
+        n, bodies, where = x.shape[0], x.shape[4], None
+        rows = self.normalize_input(x)
+        if not (self.training or self.data_bn.training or torch.compiler.is_exporting()):  # statistics need every row
+            kept, where = distinct_bodies(x)
+            rows = rows[kept].contiguous(memory_format=torch.channels_last)
         for number, block in enumerate(self.blocks):
-            x = block(x, self.A if graphs is None else graphs[number])
-        return x.mean(dim=(2, 3)).view(n, bodies, -1).mean(dim=1)
+            rows = block(rows, self.A if graphs is None else graphs[number])
+        rows = rows.mean(dim=(2, 3))
+        return (rows if where is None else rows[where]).view(n, bodies, -1).mean(dim=1)
 
     def forward(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
         return self.projector(self.features(x, graphs))

@@ -98,8 +98,11 @@ def _draw_keep(masked, ids, step, k0, k1, keep):
 
 def threads() -> int:
     """torch's number of threads, as far as numba has them."""
-    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    wanted = torch.get_num_threads()
+    count = min(wanted, numba.config.NUMBA_NUM_THREADS)
     numba.set_num_threads(count)
+    if torch.get_num_threads() != wanted:  # numba's first start sets OpenMP's number, which is torch's too
+        torch.set_num_threads(wanted)
     return count
 
 

@@ -1,0 +1,89 @@
+"""Ranks of one training job: `torchrun` starts them, torch.distributed (NCCL, gloo on CPU) carries what they exchange.
+
+After every step all ranks hold the same state, so that the checkpoint of rank 0 is the checkpoint of all.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hiclr_fast.errors import InputError
+
+TIMEOUT = timedelta(minutes=10)  # of one exchange: longer than compiling; a rank that dies is noticed at once, not by this
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the job. rank: 0 writes; local: number on this machine, which GPU is its own."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(N, D) of every rank -> (world * N, D), in rank order, the same on all. No gradient."""
+        if self.world == 1:
+            return rows
+        out = rows.new_empty(self.world * len(rows), *rows.shape[1:])
+        with self._peers():
+            dist.all_gather_into_tensor(out, rows.contiguous())
+        return out
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Every tensor becomes its mean over the ranks, bit for bit the same on all. One exchange."""
+        if self.world == 1:
+            return
+        flat = self.mean(torch.cat([t.detach().reshape(-1) for t in tensors]))
+        parts = flat.split([t.numel() for t in tensors])
+        torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over the ranks, in place where there is more than one."""
+        if self.world > 1:
+            with self._peers():
+                dist.all_reduce(x)
+            x /= self.world
+        return x
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.world > 1:
+            with self._peers():
+                dist.barrier()
+
+    @contextmanager
+    def _peers(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise InputError(
+                f"rank {self.rank}: another rank of the {self.world} is gone ({str(error).splitlines()[0][:120]}); "
+                "the last checkpoint is whole: start again with --resume"
+            ) from None
+
+
+ALONE = Ranks()
+
+
+def join(device: torch.device) -> Ranks:
+    """The ranks that torchrun started, or this process alone. Call once, before anything is exchanged."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.set_device(ranks.local)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    return ranks
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

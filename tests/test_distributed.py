@@ -1,0 +1,152 @@
+"""Several processes (gloo): the same state on all ranks, equal to one process; a rank that dies ends the job."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from helpers import packed, tiny
+
+from hiclr_fast.data.loader import Batch
+from hiclr_fast.data.packed import open_packed
+from hiclr_fast.distributed import ALONE, join, leave
+from hiclr_fast.errors import InputError
+from hiclr_fast.pretrain import Pretrainer
+from hiclr_fast.run import load_checkpoint
+
+ROOT = Path(__file__).parent.parent
+EQUAL = dict(rtol=1e-5, atol=1e-5)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def follow(trainer: Pretrainer, steps: int) -> dict:
+    """The state after that many steps, and what each step added to the sums."""
+    losses = []
+    for batch in list(trainer.loader.epoch(1))[:steps]:
+        before = trainer.train.sums.clone()
+        trainer.train_step(batch)
+        trainer.step += 1
+        losses.append((trainer.train.sums - before)[:-1])
+    return {"losses": torch.stack(losses), **{name: t.clone() for name, t in trainer.model.state_dict().items()}}
+
+
+def rank_main(rank: int, world: int, port: int, folder: Path, config, steps: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= dict(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    trainer = Pretrainer(config, open_packed(folder / "set"), join(torch.device("cpu")))
+    torch.save(follow(trainer, steps), folder / f"rank{rank}.pt")
+    leave()
+
+
+def on_ranks(world: int, folder: Path, config, steps: int) -> list[dict]:
+    mp.spawn(rank_main, (world, free_port(), folder, config, steps), nprocs=world)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_agree_bit_for_bit_and_equal_one_process(tmp_path, world):
+    """The single process sees the same global batch in as many passes, so with the same statistics a part."""
+    data = open_packed(packed(tmp_path / "set"))
+    config = dict(dropout=0.0, batch_size=16, queue_size=32, mining_epoch=0)
+    ranks = on_ranks(world, tmp_path, tiny(**config), 2)
+    for other in ranks[1:]:
+        for name, value in ranks[0].items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=0, msg=name)
+    alone = follow(Pretrainer(tiny(**config, accumulate=world), data), 2)
+    for name, value in alone.items():
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(ranks[0][name], value, **EQUAL, msg=lambda text, name=name: f"{name}: {text}")
+    assert not torch.equal(ranks[0]["queue"], Pretrainer(tiny(**config), data).model.queue)
+
+
+@pytest.mark.slow
+def test_running_statistics_are_the_mean_over_ranks(tmp_path):
+    data = open_packed(packed(tmp_path / "set"))
+    (first, _) = on_ranks(2, tmp_path, tiny(dropout=0.0), 1)
+    parts = []
+    for index in next(Pretrainer(tiny(), data).loader.epoch(1)).index.chunk(2):
+        part = Pretrainer(tiny(dropout=0.0, batch_size=4), data)
+        part.train.prepare(0.0, 0)
+        part.train(Batch(part.loader.x, index, index, index), False)
+        parts.append(part.model.state_dict())
+    compared = [name for name in parts[0] if "running_" in name]
+    assert len(compared) > 80
+    for name in compared:
+        torch.testing.assert_close(first[name], (parts[0][name] + parts[1][name]) / 2, **EQUAL)
+
+
+@pytest.mark.slow
+def test_synchronised_batch_norm_is_that_of_the_global_batch(tmp_path):
+    data = open_packed(packed(tmp_path / "set"))
+    config = dict(dropout=0.0, batch_size=16, sync_batch_norm=True)
+    ranks = on_ranks(2, tmp_path, tiny(**config), 2)
+    alone = follow(Pretrainer(tiny(**config), data), 2)
+    for name, value in alone.items():
+        if name == "losses":  # the spread is that of a part of the batch
+            value, ranks[0][name] = value[:, :-1], ranks[0][name][:, :-1]
+        torch.testing.assert_close(ranks[0][name], value, **EQUAL, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_batch_that_does_not_divide(tmp_path):
+    data = open_packed(packed(tmp_path / "set"))
+    ranks = type(ALONE)(rank=0, world=3, local=0)
+    with pytest.raises(InputError, match=r"batch_size 8 does not divide by 3 ranks x 1 passes"):
+        Pretrainer(tiny(), data, ranks)
+
+
+def test_one_process_is_alone(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert join(torch.device("cpu")) is ALONE
+    x = torch.randn(3, 2)
+    assert ALONE.gather(x) is x and ALONE.mean(x) is x
+    ALONE.average([x])
+    ALONE.wait()
+
+
+def launch(folder: Path, *args: str) -> subprocess.Popen:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    command = [*torchrun, str(ROOT / "scripts" / "pretrain.py"), *args]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks through /proc")
+def test_a_dead_rank_ends_the_job_and_the_checkpoint_continues(tmp_path):
+    packed(tmp_path / "set", train=64)
+    sizes = "--hidden-channels 2 --hidden-dim 8 --feature-dim 8 --queue-size 16 --batch-size 8 --threads 1 --knn-every 0".split()
+    job = launch(tmp_path, "--data", "set", "--out", "run", "--epochs", "100000", "--device", "cpu", *sizes)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    deadline = time.monotonic() + 180
+    while not (checkpoint.exists() and load_checkpoint(checkpoint)["epoch"] > 1):
+        assert job.poll() is None and time.monotonic() < deadline, job.communicate()[1]
+        time.sleep(0.2)
+    os.kill(children(job.pid)[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode != 0 and time.monotonic() - began < 60
+    assert "rank 0: another rank of the 2 is gone" in errors and "start again with --resume" in errors
+    epoch = load_checkpoint(checkpoint)["epoch"]
+    job = launch(tmp_path, "--resume", "run", "--epochs", str(epoch + 1))
+    out, errors = job.communicate(timeout=300)
+    assert job.returncode == 0, errors
+    assert load_checkpoint(checkpoint)["epoch"] == epoch + 2 and "random-init encoder" in out
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == epoch + 1  # every epoch once, by rank 0 alone
