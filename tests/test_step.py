@@ -9,7 +9,7 @@ from hiclr_fast.augment import AugmentConfig
 from hiclr_fast.contrast import HiCLR
 from hiclr_fast.data.loader import Batch
 from hiclr_fast.data.packed import open_packed
-from hiclr_fast.features import build_encoder
+from hiclr_fast.encoders import build_encoder
 from hiclr_fast.optimizer import make_sgd
 from hiclr_fast.pretrain import Pretrainer
 from hiclr_fast.profile import profile
