@@ -56,7 +56,7 @@ def agree(device: str = "cpu", **kw) -> None:
     want, _ = plain.loss(views)
     want.backward()
     with ours.train.autocast():
-        q, key = ours.model.queries(views[:3]), ours.model.keys(views[3])
+        q, key = ours.model.queries(views[:3], together=ours.train.together), ours.model.keys(views[3])
     got, _ = ours.model.loss(q, key, (1.0, 0.5, 0.5), 0)
     got.backward()
     bar = 3e-2 if kw.get("amp") else 1e-4

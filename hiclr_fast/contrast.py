@@ -32,16 +32,20 @@ class HiCLR(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         return [self.fill, *self.encoder_q.parameters()]
 
-    def queries(self, views: Sequence[Tensor], graphs: Sequence[Tensor | None] | None = None) -> Tensor:
+    def queries(
+        self, views: Sequence[Tensor], graphs: Sequence[Tensor | None] | None = None, together: bool = True
+    ) -> Tensor:
         """(B, N, D) unit rows, weakest view first. Every view has its own batch statistics, in order.
 
-        All views are one batch, unless `graphs` gives some of them graphs of their own (or None): then each is a pass.
+        together: all views are one batch, else each is a pass; the numbers are the same. graphs: for every view the graphs
+        of the encoder's blocks, or None for its own; then each is a pass, too.
         """
-        if graphs is None:
+        if together and graphs is None:
             joined = torch.cat([view.permute(0, 4, 2, 3, 1) for view in views]).permute(0, 4, 2, 3, 1)  # channels stay last
             with in_groups(self.encoder_q, len(views)):
                 rows = self.encoder_q(joined).unflatten(0, (len(views), -1))
         else:
+            graphs = graphs or [None] * len(views)
             rows = torch.stack([self.encoder_q(view, graph) for view, graph in zip(views, graphs, strict=True)])
         return F.normalize(_wide(rows), dim=-1)
 

@@ -217,17 +217,17 @@ class Pretrainer:
         try:
             self.model.load_state_dict(state["model"])
             self.train.optimizer.load_state_dict(state["optimizer"])
+            self.train.scaler.load_state_dict(state["scaler"])
+            self.train.sums.copy_(state["sums"])
+            self.epoch, self.step, world = state["epoch"], state["step"], state["world"]
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"{where} does not fit this model ({' '.join(str(error).split())[:200]})") from None
         for group in self.train.optimizer.param_groups:
             group["lr"] = self.train.lr  # the tensor that `prepare` fills
-        self.train.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.train.sums.copy_(state["sums"])
         self.train.sums[-1] = 0  # that a rank was asked to stop
-        if state["world"] != self.ranks.world and self.ranks.rank == 0 and not self.config.sync_batch_norm:
+        if world != self.ranks.world and self.ranks.rank == 0 and not self.config.sync_batch_norm:
             tqdm.write(
-                f"note: {where} was trained by {state['world']} ranks, now there are {self.ranks.world}: batch-norm statistics "
+                f"note: {where} was trained by {world} ranks, now there are {self.ranks.world}: batch-norm statistics "
                 "are over other parts of the batch from here on"
             )
 

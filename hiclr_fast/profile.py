@@ -73,7 +73,7 @@ def forward_work(trainer: Pretrainer) -> tuple[float, float]:
 def work(trainer: Pretrainer) -> dict[str, tuple[float, float]]:
     """(bytes, FLOPs) that every phase of one rank's step cannot do without, activations and weights in fused kernels."""
     c, model = trainer.config, trainer.model
-    n, branches, d = trainer.loader.batch_size, len(c.branches), c.feature_dim
+    n, branches, d = trainer.loader.plan.batch_size, len(c.branches), c.feature_dim
     sample = 4 * torch.Size(trainer.data.shape).numel()
     weights = 4 * sum(p.numel() for p in model.encoder_q.parameters())
     moved, flops = forward_work(trainer)

@@ -36,6 +36,7 @@ class TrainStep:
     def __init__(self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE):
         self.config, self.layout, self.model, self.ranks = config, layout, model, ranks
         self.device = device = model.fill.device
+        self.together = device.type == "cuda"  # fewer launches; on CPU three passes stay in the caches better: 7 % faster
         self.lr = torch.full((), config.lr, device=device)
         self.number = torch.zeros((), dtype=torch.int64, device=device)
         self.sums = torch.zeros(len(config.branches) + 3, device=device)
@@ -88,7 +89,7 @@ class TrainStep:
             graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
         with self.autocast():
             with self.phase("query forward"):
-                q = model.queries(views[:-1], graphs)
+                q = model.queries(views[:-1], graphs, self.together)
             with self.phase("key forward"):
                 key = model.keys(views[-1], move=False)
         with self.phase("loss"):

@@ -204,7 +204,7 @@ def test_the_loop_trains_with_every_strong_operation(tmp_path):
     for name, c in (("all", config), ("release", replace(config, augment=AugmentConfig()))):
         trainer = Pretrainer(c, data)
         trainer.train_step(next(trainer.loader.epoch(1)))
-        sums[name] = trainer.sums
+        sums[name] = trainer.train.sums
     assert sums["all"][1] == pytest.approx(sums["release"][1].item(), rel=1e-5)  # InfoNCE sees the basic view alone
     assert abs(sums["all"][3] - sums["release"][3]) > 1e-6  # the strong branch's consistency
     assert start(config, data, tmp_path / "run").run(tmp_path / "run")

@@ -110,8 +110,9 @@ def test_gradients_reach_every_parameter_and_half_precision_is_close():
         assert p.grad is not None and torch.isfinite(p.grad).all(), name
 
 
-def test_a_training_pass_with_drawn_edges_reads_nothing_from_the_device():
-    """Draws, forward and backward on tensors without values: any read of a value raises."""
+def test_a_training_pass_with_drawn_edges_reads_nothing_from_the_device(monkeypatch):
+    """Draws, forward and backward on tensors without values: any read of a value raises. Kernels as plain torch."""
+    monkeypatch.setenv("HICLR_KERNELS", "reference")
     with FakeTensorMode():
         model = DSTA(25, hidden_channels=2, hidden_dim=8, feature_dim=4).train()
         graphs = draw_graphs(("basic", "strong"), 0.1, 0.05, model, 6, seed=0, step=torch.zeros((), dtype=torch.int64))

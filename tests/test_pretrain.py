@@ -221,5 +221,5 @@ def test_fp16_on_cpu_uses_the_scaler(data):
 
 def test_the_order_is_a_function_of_seed_and_epoch(data):
     loader = Pretrainer(tiny(), data).loader
-    assert torch.equal(loader.order(3), loader.order(3)) and not torch.equal(loader.order(3), loader.order(4))
-    assert sorted(loader.order(1).tolist()) == list(range(32))
+    assert torch.equal(loader.plan.order(3), loader.plan.order(3)) and not torch.equal(loader.plan.order(3), loader.plan.order(4))
+    assert sorted(loader.plan.order(1).tolist()) == list(range(32))

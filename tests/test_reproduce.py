@@ -71,9 +71,9 @@ def test_a_stopped_pretraining_goes_on(tmp_path, monkeypatch):
     data, config = open_packed(packed(tmp_path / "set")), tiny(epochs=3, knn_every=0)
     epoch, seen = Pretrainer._epoch, []
 
-    def stop_after_one(self, out, metrics):
+    def stop_after_one(self, out):
         seen.append(self.epoch)
-        done = epoch(self, out, metrics)
+        done = epoch(self, out)
         self.stop = len(seen) == 1
         return done
 

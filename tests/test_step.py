@@ -51,6 +51,7 @@ def test_a_step_reads_nothing_from_the_device(monkeypatch, kw, mining):
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         without_values(model, mode)
         step = TrainStep(config, NTU, model.train())
+        step.together = True  # as on a GPU
         x, index = torch.randn(32, 3, 16, 25, 1), torch.arange(config.batch_size)
         for number in range(2):
             step.prepare(0.1, number)

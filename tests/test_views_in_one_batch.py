@@ -23,7 +23,7 @@ def views(dtype=torch.float64):
 def outcome(one_batch: bool, dtype):
     hiclr, given = model(dtype), views(dtype)
     given[2].requires_grad_()
-    q = hiclr.queries(given) if one_batch else hiclr.queries(given, [None] * 3)
+    q = hiclr.queries(given, together=one_batch)
     (q * torch.arange(q.numel(), dtype=dtype).view_as(q).cos()).sum().backward()
     grads = {name: p.grad for name, p in hiclr.named_parameters() if p.grad is not None}
     return {"q": q.detach(), "view": given[2].grad, **grads, **dict(hiclr.encoder_q.named_buffers())}
@@ -49,7 +49,7 @@ def test_training_stays_equal_over_32_steps():
         losses[one_batch] = []
         for step in range(32):
             given = [v + 0.1 * step for v in views()]
-            q = hiclr.queries(given) if one_batch else hiclr.queries(given, [None] * 3)
+            q = hiclr.queries(given, together=one_batch)
             key = hiclr.keys(given[0])
             loss, _ = hiclr.loss(q, key, (1.0, 0.5, 0.5), 1)
             optimizer.zero_grad()

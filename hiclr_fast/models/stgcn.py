@@ -106,7 +106,8 @@ class STGCN(nn.Module):
         """
         n, bodies, where = x.shape[0], x.shape[4], None
         rows = self.normalize_input(x)
-        if not (self.training or self.data_bn.training or torch.compiler.is_exporting()):  # statistics need every row
+        exporting = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()  # shapes must not depend on values
+        if not (self.training or self.data_bn.training or exporting):  # statistics of a batch need every row
             kept, where = distinct_bodies(x)
             rows = rows[kept].contiguous(memory_format=torch.channels_last)
         for number, block in enumerate(self.blocks):
