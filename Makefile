@@ -17,8 +17,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 pretrain: setup
 	$(BIN)/python scripts/pretrain.py --amp
 
+# One worker a core, one thread each: busy threads of several processes wait for each other.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: setup
 	$(BIN)/ruff check .
