@@ -89,6 +89,8 @@ class Pretrainer:
 
     def train_step(self, batch: Batch) -> None:
         self.train.prepare(self.lr_now(), (self.epoch - 1) * self.loader.steps + self.step)
+        if self.stop:
+            self.train.stopping.fill_(1)
         self.do_step(batch, self.epoch > self.config.mining_epoch)
 
     def check_finite(self, numbers: list[float] | None = None) -> None:

@@ -127,17 +127,38 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks through /proc")
-def test_a_dead_rank_ends_the_job_and_the_checkpoint_continues(tmp_path):
-    packed(tmp_path / "set", train=64)
+def long_job(folder: Path) -> tuple[subprocess.Popen, Path]:
+    """A job of two ranks that has finished its first epoch, and its checkpoint."""
+    packed(folder / "set", train=64)
     sizes = "--hidden-channels 2 --hidden-dim 8 --feature-dim 8 --queue-size 16 --batch-size 8 --threads 1 --knn-every 0".split()
-    job = launch(tmp_path, "--data", "set", "--out", "run", "--epochs", "100000", "--device", "cpu", *sizes)
-    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    often = ["--device", "cpu", "--read-every", "3"]
+    job = launch(folder, "--data", "set", "--out", "run", "--epochs", "100000", *often, *sizes)
+    checkpoint = folder / "run" / "checkpoint.pt"
     deadline = time.monotonic() + 180
     while not (checkpoint.exists() and load_checkpoint(checkpoint)["epoch"] > 1):
         assert job.poll() is None and time.monotonic() < deadline, job.communicate()[1]
         time.sleep(0.2)
+    return job, checkpoint
+
+
+by_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks through /proc")
+
+
+@pytest.mark.slow
+@by_proc
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path):
+    job, checkpoint = long_job(tmp_path)
+    os.kill(children(job.pid)[1], signal.SIGTERM)
+    out, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
+    state = load_checkpoint(checkpoint)
+    assert f"stopped in epoch {state['epoch']} after step {state['step']}; continue with --resume run" in out
+
+
+@pytest.mark.slow
+@by_proc
+def test_a_dead_rank_ends_the_job_and_the_checkpoint_continues(tmp_path):
+    job, checkpoint = long_job(tmp_path)
     os.kill(children(job.pid)[1], signal.SIGKILL)
     began = time.monotonic()
     _, errors = job.communicate(timeout=60)
