@@ -4,6 +4,9 @@ official_no_loader: its step on views that lie on the device already. floor_frac
 FLOPs (`hiclr_fast/profile.py`), over its median.
 """
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from official_style import LAYOUT, PlainTrainer, Views
 
 from hiclr_fast.config import PretrainConfig
 from hiclr_fast.data.packed import Packed, Split
+from hiclr_fast.data.rows import Rows
 from hiclr_fast.pretrain import Pretrainer
 from hiclr_fast.profile import rates, work
 
@@ -23,7 +27,9 @@ def dataset(n: int) -> Packed:
     rng = np.random.default_rng(0)
     x = rng.normal(0, 0.3, (n, 3, 50, LAYOUT.num_joints, 2)).astype(np.float32)
     x[::2, ..., 1] = 0
-    split = Split(x, np.zeros(n, np.int64), np.arange(n).astype(str), np.full(n, -1), np.full(n, -1))
+    file = Path(tempfile.mkdtemp()) / "train.npy"
+    np.save(file, x)
+    split = Split(Rows([file]), np.zeros(n, np.int64), np.arange(n).astype(str), np.full(n, -1), np.full(n, -1))
     return Packed("memory", LAYOUT, ("a",), x.shape[1:], {"train": split}, "none")
 
 
