@@ -237,7 +237,7 @@ class Check:
 
     folder: Given
     picture: Path | None = None
-    """PNG of one skeleton a class; none: check.png in the working folder is not written."""
+    """PNG to draw: the first training sample of every class."""
 
     def run(self) -> int:
         return check_dataset(self.folder, self.picture)
