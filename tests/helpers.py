@@ -5,6 +5,7 @@ import numpy as np
 from hiclr_fast.config import PretrainConfig
 from hiclr_fast.data.packed import Split
 from hiclr_fast.data.write import write_packed
+from hiclr_fast.features import Features
 from hiclr_fast.skeletons import LAYOUTS
 
 
@@ -43,3 +44,15 @@ def tiny(**kw) -> PretrainConfig:
         threads=1,
     )
     return PretrainConfig(**{**base, **kw})
+
+
+def features_of(x, label) -> Features:
+    """Features named n0, n1, ... for cases made by hand."""
+    x = np.asarray(x, dtype=np.float32)
+    return Features(x, np.asarray(label), np.array([f"n{i}" for i in range(len(x))]))
+
+
+def at(*degrees) -> np.ndarray:
+    """(n, 2) unit vectors at those angles."""
+    angle = np.deg2rad(degrees)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)

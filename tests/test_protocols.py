@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import packed, tiny
+from helpers import at, features_of, packed, tiny
 
 from hiclr_fast import features
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.encoders import encoder_from_state, load_encoder
 from hiclr_fast.errors import InputError
-from hiclr_fast.features import Features, cached_features, checkpoint_of, raw_features
+from hiclr_fast.features import cached_features, checkpoint_of, raw_features
 from hiclr_fast.pretrain import finish, start
 from hiclr_fast.protocols.knn import knn_scores
 from hiclr_fast.protocols.linear import LinearConfig, linear
@@ -19,16 +19,6 @@ from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.protocols.results import Outcome, read_results, read_scores, write_results
 
 CPU = torch.device("cpu")
-
-
-def features_of(x, label) -> Features:
-    x = np.asarray(x, dtype=np.float32)
-    return Features(x, np.asarray(label), np.array([f"n{i}" for i in range(len(x))]))
-
-
-def at(*degrees):
-    angle = np.deg2rad(degrees)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def test_knn_by_hand():
