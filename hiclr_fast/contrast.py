@@ -32,9 +32,7 @@ class HiCLR(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         return [self.fill, *self.encoder_q.parameters()]
 
-    def queries(
-        self, views: Sequence[Tensor], graphs: Sequence[Tensor | None] | None = None, together: bool = True
-    ) -> Tensor:
+    def queries(self, views: Sequence[Tensor], graphs: Sequence[Tensor | None] | None = None, together: bool = True) -> Tensor:
         """(B, N, D) unit rows, weakest view first. Every view has its own batch statistics, in order.
 
         together: all views are one batch, else each is a pass; the numbers are the same. graphs: for every view the graphs
@@ -60,9 +58,7 @@ class HiCLR(nn.Module):
             self.move_keys()
         return F.normalize(_wide(self.encoder_k(view)), dim=1)
 
-    def loss(
-        self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int, half: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int, half: bool = False) -> tuple[Tensor, Tensor]:
         """`hierarchical_contrast` against the queue as it stands (before this step's keys enter).
 
         half: similarities of bfloat16 rows, with float32 sums (on a GPU: a third of the products); the queue stays float32.

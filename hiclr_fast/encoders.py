@@ -1,6 +1,5 @@
 """Where an encoder comes from: a config, our checkpoints and exports, or official checkpoints."""
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.official import official_name
 from hiclr_fast.models.skeletonclr import skeletonclr_name
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.run import load_checkpoint, load_encoder_file, save_atomic
+from hiclr_fast.run import load_checkpoint, load_encoder_file, load_tensors, save_atomic
 from hiclr_fast.skeletons import Layout, adjacency
 
 Format = Literal["hiclr_fast", "official"]
@@ -61,15 +60,10 @@ def load_official(path: Path) -> tuple[Encoder, PretrainConfig]:
 
     path: .pt (tensors only) or .npz of the same keys.
     """
-    try:
-        if path.suffix == ".npz":
-            state = {name: torch.from_numpy(array) for name, array in read_npz(path).items() if array.dtype.kind in "fi"}
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of an official checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint of plain tensors ({str(error).splitlines()[0]})") from None
+    if path.suffix == ".npz":
+        state = {name: torch.from_numpy(array) for name, array in read_npz(path).items() if array.dtype.kind in "fi"}
+    else:
+        state = load_tensors(path)
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
     names = {name: str(name).removeprefix("module.") for name in state}

@@ -72,14 +72,19 @@ def save_atomic(content: dict[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, on CPU; never unpickles anything but tensors and plain values."""
+def load_tensors(path: Path) -> Any:
+    """What torch.save wrote, on CPU; never unpickles anything but tensors and plain values."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give a run that has saved a checkpoint") from None
+        raise InputError(f"{path} does not exist; give a checkpoint, or a run that has saved one") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a readable checkpoint of plain tensors ({str(error).splitlines()[0]})") from None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours, on CPU."""
+    content = load_tensors(path)
     if not isinstance(content, dict) or "model" not in content or "config" not in content:
         raise InputError(f"{path}: not a checkpoint of hiclr_fast; for official weights add --format official")
     return content

@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 from conftest import rms_error
-from hiclr_kernels import augment
-from hiclr_kernels.augment import apply_views, choose_backend, draw_views
+from hiclr_kernels.augment import apply_views, draw_views
 from hiclr_kernels.augment_draw import NOISE_BLOCK, Draws, ViewStrength, draw_rows, pack, rotation
 from hiclr_kernels.augment_ref import ViewParams, apply_view, blur_matrix, source_frames
 from hiclr_kernels.philox_ref import uniform
@@ -288,11 +287,3 @@ def test_refusals(monkeypatch):
     monkeypatch.delenv("HICLR_KERNELS", raising=False)
     with pytest.raises(ValueError, match="expected a contiguous float32 dataset"):
         apply_views(x.double(), ids, draws, **TABLES)
-    monkeypatch.setenv("HICLR_KERNELS", "gpu")
-    with pytest.raises(ValueError, match="HICLR_KERNELS=gpu: expected triton, cpu or reference"):
-        choose_backend(torch.device("cpu"))
-    monkeypatch.setenv("HICLR_KERNELS", "triton")
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match="set TRITON_INTERPRET=1"):
-        choose_backend(torch.device("cpu"))
-    assert augment.choose_backend(torch.device("cuda")) == "triton"

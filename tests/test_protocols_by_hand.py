@@ -22,7 +22,6 @@ CPU = torch.device("cpu")
 SHORT = FinetuneConfig(epochs=2, batch_size=16, lr=0.02)
 
 
-
 def test_weighted_votes_by_hand():
     """A near neighbour of class 0 and two farther ones of class 1: the majority says 1, a small temperature says 0."""
     train, val = features_of(at(1, 40, 41), [0, 1, 1]), features_of(at(0), [0])

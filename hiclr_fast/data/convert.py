@@ -163,4 +163,3 @@ def summary(report: Sequence[tuple[str, str, str]]) -> str:
     """One line: how many recordings were rejected and repaired."""
     counts = {what: sum(line[1] == what for line in report) for what in ("rejected", "repaired")}
     return ", ".join(f"{n} {what}" for what, n in counts.items())
-

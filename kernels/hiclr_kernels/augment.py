@@ -9,7 +9,6 @@ draw the same bits. Official quirks that hold by default: the blur taps are not 
 joint mask for the whole batch, noise and mask also on an empty body; `blur_normalized` and `mask_per_sample` end the first two.
 """
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -17,22 +16,7 @@ from torch import Tensor
 
 from hiclr_kernels.augment_draw import Draws, ViewStrength, draw_keep, draw_rows, switches
 from hiclr_kernels.augment_ref import Stream, apply_view
-
-BACKENDS = ("triton", "cpu", "reference")
-
-
-def choose_backend(device: torch.device) -> str:
-    """HICLR_KERNELS if it is set, else by device: triton on CUDA, cpu (numba) on CPU, reference elsewhere."""
-    forced = os.environ.get("HICLR_KERNELS", "")
-    if not forced:
-        return {"cuda": "triton", "cpu": "cpu"}.get(device.type, "reference")
-    if forced not in BACKENDS:
-        raise ValueError(f"HICLR_KERNELS={forced}: expected triton, cpu or reference")
-    if forced == "cpu" and device.type != "cpu":
-        raise ValueError(f"HICLR_KERNELS=cpu with tensors on {device}: move them to the CPU or unset HICLR_KERNELS")
-    if forced == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"HICLR_KERNELS=triton with tensors on {device}: set TRITON_INTERPRET=1 to interpret the kernels")
-    return forced
+from hiclr_kernels.backend import choose_backend
 
 
 def _module(backend: str):

@@ -14,34 +14,14 @@ branches stacked read the queue once. Both backends work with lse - q.k / t and 
 dominates. The forward pass saves the gradient (B, N, D), at least float32; the backward pass scales it.
 """
 
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from hiclr_kernels import contrast_cpu, contrast_ref
+from hiclr_kernels.backend import choose_backend
 from hiclr_kernels.contrast_ref import TEMPERATURE, WEIGHTS, check_contrast
-
-BACKENDS = ("triton", "cpu", "reference")
-
-
-def choose_backend(q: Tensor) -> str:
-    """HICLR_KERNELS if set, else by device: triton on CUDA, cpu on CPU, reference elsewhere and for double on CUDA."""
-    forced = os.environ.get("HICLR_KERNELS", "")
-    if not forced:
-        if q.device.type == "cuda":
-            return "reference" if q.dtype == torch.float64 else "triton"
-        return "cpu" if q.device.type == "cpu" else "reference"
-    if forced not in BACKENDS:
-        raise ValueError(f"HICLR_KERNELS={forced}: expected triton, cpu or reference")
-    if forced == "cpu" and q.device.type != "cpu":
-        raise ValueError(f"HICLR_KERNELS=cpu with tensors on {q.device}: move them to the CPU or unset HICLR_KERNELS")
-    if forced == "triton" and q.dtype == torch.float64:
-        raise ValueError("HICLR_KERNELS=triton with float64 tensors: use cpu or reference for double")
-    if forced == "triton" and q.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"HICLR_KERNELS=triton with tensors on {q.device}: set TRITON_INTERPRET=1 to interpret them")
-    return forced
 
 
 @torch.library.custom_op("hiclr::contrast", mutates_args=())
@@ -96,7 +76,7 @@ def hierarchical_contrast(
     check_contrast(q, key, queue, weights, topk)
     if not q.dtype == key.dtype == queue.dtype or not q.is_floating_point():
         raise ValueError(f"q is {q.dtype}, key {key.dtype}, queue {queue.dtype}: give all three the same floating dtype")
-    backend = choose_backend(q)
+    backend = choose_backend(q.device, q.dtype)
     if backend == "reference":
         return contrast_ref.hierarchical_contrast(q, key, queue, temperature=temperature, weights=weights, topk=topk)
     loss, terms, _ = contrast_op(q, key, queue, temperature, list(weights), topk, backend)
