@@ -49,6 +49,8 @@ class Args:
     semi_repeats: int = USUAL["semi_repeats"]
     dropout: float | None = None
     """Of finetune, semi and transfer; none: official."""
+    batch_size: int | None = None
+    """Of finetune, semi and transfer; none: official (64 or 128: one step an epoch on a hundred samples)."""
     transfer_to: Path | None = None
     """Packed dataset for the transfer protocol; none: no transfer."""
     amp: bool = False
@@ -99,7 +101,7 @@ def plan_of(args: Args) -> Plan:
     data = tuple(map(Path, args.data)) or (Path("data") / name,)
     same = {field: getattr(args, field) for field in ("protocols", "semi_percent", "semi_repeats", "transfer_to")}
     same |= {field: getattr(args, field) for field in ("linear_epochs", "finetune_epochs", "semi_epochs")}
-    training = FinetuneConfig(dropout=args.dropout, amp=args.amp)
+    training = FinetuneConfig(dropout=args.dropout, batch_size=args.batch_size, amp=args.amp)
     out = args.out or Path("runs") / name
     return Plan(
         args.dataset, args.split, data, out, pretraining(args), seeds=tuple(map(int, args.seeds)), training=training, **same
