@@ -19,7 +19,8 @@ from hiclr_fast.config import PretrainConfig
 from hiclr_fast.data.packed import Packed, open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.data.sequences import pack_sequences
-from hiclr_fast.features import cached_features, load_encoder, recalibrate
+from hiclr_fast.encoders import load_encoder, load_weights
+from hiclr_fast.features import cached_features, recalibrate
 from hiclr_fast.optimizer import MOMENTUM, learning_rate
 from hiclr_fast.pretrain import finish, start
 from hiclr_fast.protocols.linear import LinearConfig, linear, official_head
@@ -81,7 +82,7 @@ def encoder_every_epoch(data: Packed, checkpoint: Path, config: LinearConfig, de
 
 
 def on_cached_features(data: Packed, checkpoint: Path, config: LinearConfig, device: torch.device) -> float:
-    found = cached_features(checkpoint, "hiclr_fast", data, "joint", device)
+    found = cached_features(load_weights(checkpoint), data, "joint", device)
     return linear(found["train"], found["val"], config, device).top1
 
 

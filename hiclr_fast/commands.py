@@ -12,6 +12,13 @@ def _numbers(words: list[str]) -> tuple[float, ...]:
     return found
 
 
+def _counts(words: list[str]) -> tuple[int, ...]:
+    found = tuple(int(part) for word in words for part in word.split(",") if part)
+    if not found:
+        raise ValueError("expected at least one whole number")
+    return found
+
+
 def _words(words: list[str]) -> tuple[str, ...]:
     return tuple(part for word in words for part in word.split(",") if part)
 
@@ -32,4 +39,5 @@ def _separated(parse, metavar: str) -> PrimitiveConstructorSpec:
 
 
 Numbers = Annotated[tuple[float, ...], _separated(_numbers, "N,N,...")]
+Counts = Annotated[tuple[int, ...], _separated(_counts, "N,N,...")]
 Words = Annotated[tuple[str, ...], _separated(_words, "NAME,NAME,...")]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -174,7 +175,7 @@ def as_plain(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def load_yaml(path: Path, base: PretrainConfig | None = None) -> PretrainConfig:
+def load_yaml(path: Path) -> PretrainConfig:
     """A run's YAML on top of the defaults."""
     try:
         values = yaml.safe_load(Path(path).read_text())
@@ -182,8 +183,11 @@ def load_yaml(path: Path, base: PretrainConfig | None = None) -> PretrainConfig:
         raise InputError(f"{path} does not exist; give the path of a config YAML") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
-    return update(base or PretrainConfig(), values or {}, str(path))
+    return update(PretrainConfig(), values or {}, str(path))
 
 
 def save_yaml(config: PretrainConfig, path: Path) -> None:
-    Path(path).write_text(yaml.safe_dump(as_plain(config), sort_keys=False))
+    """Under a temporary name, then renamed."""
+    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    temporary.write_text(yaml.safe_dump(as_plain(config), sort_keys=False))
+    os.replace(temporary, path)

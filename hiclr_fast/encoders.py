@@ -1,6 +1,7 @@
 """Where an encoder comes from: a config, our checkpoints and exports, or official checkpoints."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hiclr_fast.config import PretrainConfig, update
-from hiclr_fast.data.files import read_npz
+from hiclr_fast.data.files import read_npz, sha256
 from hiclr_fast.data.packed import Packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.models.dsta import DSTA
@@ -104,6 +105,25 @@ def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, Pretr
     config = update(PretrainConfig(), values, f"{path} config")
     encoder, _ = encoder_from_state(state, str(path), dropout=config.dropout)
     return encoder.eval(), config
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An encoder in eval mode, its config with the layout it was trained on, and the file they are from with its hash."""
+
+    path: Path
+    encoder: Encoder
+    config: PretrainConfig
+    sha256: str
+
+
+def load_weights(path: Path, fmt: Format = "hiclr_fast") -> Weights:
+    """`load_encoder` with the hash of what was read: a file that a running pretraining replaces meanwhile is read again."""
+    while True:
+        before = sha256(path)
+        encoder, config = load_encoder(path, fmt)
+        if sha256(path) == before:
+            return Weights(Path(path), encoder, config, before)
 
 
 def check_fits(encoder: Encoder, data: Packed, where: str) -> None:

@@ -1,7 +1,9 @@
 """A frozen encoder is a pure function: run it once per checkpoint, dataset and stream, and keep the features."""
 
+import copy
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,9 @@ from hiclr_kernels.augment_ref import Stream, to_stream
 from torch import nn
 from tqdm import tqdm
 
-from hiclr_fast.data.files import sha256
+from hiclr_fast.data.files import read_npz
 from hiclr_fast.data.packed import Packed, Split
-from hiclr_fast.encoders import Encoder, Format, check_fits, load_encoder
+from hiclr_fast.encoders import Encoder, Weights, check_fits
 from hiclr_fast.errors import InputError
 from hiclr_fast.run import CHECKPOINT
 from hiclr_fast.skeletons import Layout
@@ -64,31 +66,39 @@ def raw_features(split: Split, layout: Layout, stream: Stream) -> Features:
     return Features(x.flatten(1).numpy(), split.label, split.name)
 
 
+def check_finite(found: Iterable[Features], where: str) -> None:
+    """InputError naming the first sample with NaN or Inf in its features."""
+    for features in found:
+        bad = np.flatnonzero(~np.isfinite(features.feature).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"{where}: the features of sample {features.name[bad[0]]} are NaN or Inf; take a checkpoint from before the "
+                "weights diverged, and look at the data with scripts/prepare.py check"
+            )
+
+
 def cached_features(
-    checkpoint: Path,
-    fmt: Format,
-    data: Packed,
-    stream: Stream | None,
-    device: torch.device,
-    recalibrated: bool = False,
+    weights: Weights, data: Packed, stream: Stream, device: torch.device, recalibrated: bool = False
 ) -> dict[str, Features]:
     """Features of every split, from `features/` beside the checkpoint when they are there.
 
     The key is the checkpoint's content, the data's checksum, the stream and whether the batch-norm statistics were
-    recalibrated on the training split, so that nothing stale is ever used.
+    recalibrated on the training split, so that nothing stale is ever used. A damaged cache is made anew.
     """
-    encoder, config = load_encoder(checkpoint, fmt)
-    check_fits(encoder, data, str(checkpoint))
-    stream = stream or config.stream
-    key = hashlib.sha256(f"{sha256(checkpoint)} {data.checksum} {stream} {recalibrated}".encode()).hexdigest()[:16]
-    cache = Path(checkpoint).parent / "features" / f"{key}.npz"
+    check_fits(weights.encoder, data, str(weights.path))
+    key = hashlib.sha256(f"{weights.sha256} {data.checksum} {stream} {recalibrated}".encode()).hexdigest()[:16]
+    cache = weights.path.parent / "features" / f"{key}.npz"
     if cache.is_file():
-        with np.load(cache, allow_pickle=False) as file:
+        try:
+            file = read_npz(cache)
             return {s: Features(file[f"{s}/features"], file[f"{s}/label"], file[f"{s}/name"]) for s in data.splits}
-    encoder.to(device, memory_format=torch.channels_last)
+        except (InputError, KeyError) as error:
+            tqdm.write(f"note: {error}; the features are extracted again")
+    encoder = copy.deepcopy(weights.encoder).to(device, memory_format=torch.channels_last)
     if recalibrated:
         recalibrate(encoder, data["train"], data.layout, stream, device)
     features = {s: extract(encoder, split, data.layout, stream, device) for s, split in data.splits.items()}
+    check_finite(features.values(), str(weights.path))
     save_features(features, cache)
     return features
 
@@ -98,7 +108,7 @@ def save_features(features: dict[str, Features], path: Path) -> None:
     arrays = {}
     for split, f in features.items():
         arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
-    temporary = path.with_name(f".{path.name}.tmp.npz")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")  # two evaluations may write the same features
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(temporary, **arrays)

@@ -11,6 +11,7 @@ from typing import Any
 
 from hiclr_fast.config import PretrainConfig, update
 from hiclr_fast.errors import InputError
+from hiclr_fast.protocols.ensemble import STREAMS
 
 SMALL: dict[str, Any] = dict(
     init="torch",
@@ -36,7 +37,6 @@ DATASETS: dict[str, dict[str, Any]] = {
     "ucla": SMALL | dict(layout="kinect20", frames=50),
     "irds": SMALL | dict(layout="ntu25", frames=50, queue_size=96),  # 188 sequences: the queue again below the training set
 }
-STREAMS = ("joint", "bone", "motion")
 ENCODERS: dict[str, dict[str, Any]] = {"stgcn": {}, "dsta": dict(encoder="dsta", weight_decay=5e-4)}
 EXCEPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("pku2", "joint"): dict(epochs=1500, drops=[1250], mining_epoch=750),

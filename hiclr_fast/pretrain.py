@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hiclr_fast.config import PretrainConfig, as_plain, update
+from hiclr_fast.config import PretrainConfig, as_plain, save_yaml, update
 from hiclr_fast.contrast import HiCLR
 from hiclr_fast.data.loader import Batch, make_loader
 from hiclr_fast.data.packed import Packed
@@ -247,10 +247,13 @@ def start(config: PretrainConfig, data: Packed, out: Path, ranks: Ranks = ALONE)
 
 
 def resume(config: PretrainConfig, data: Packed, run: Path, ranks: Ranks = ALONE) -> Pretrainer:
-    """Continues the run in that folder from its checkpoint."""
+    """Continues the run in that folder from its checkpoint, with the settings of `config` from here on."""
     state = load_checkpoint(run / CHECKPOINT)
     trainer = Pretrainer(config, data, ranks)
     trainer.restore(state, str(run / CHECKPOINT))
+    if ranks.rank == 0:
+        save_yaml(config, run / "config.yaml")
+        (run / ENCODER).unlink(missing_ok=True)  # it marks a finished run, and would be older than the checkpoint
     return trainer
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from hiclr_fast.config import as_plain
 from hiclr_fast.errors import InputError
-from hiclr_fast.protocols.knn import KnnConfig, knn
+from hiclr_fast.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.protocols.results import RESULTS, read_results, read_scores, write_text
 from hiclr_fast.protocols.subject import Subject
@@ -20,6 +20,7 @@ from hiclr_fast.report import Picture, animation
 from hiclr_fast.report_plots import confusion, curves, embedding, per_class
 from hiclr_fast.run import load_run_config
 
+FEWEST = 4  # samples that t-SNE can lay out
 ANIMATED = 4  # classes of which one sample moves
 TEMPLATE = Path(__file__).with_name("report_run.html")
 
@@ -56,13 +57,14 @@ def _wrapped(name: str) -> str:
     return textwrap.fill(name, 24, max_lines=2, placeholder=" …").replace("$", r"\$")
 
 
-def all_results(folder: Path) -> list[dict]:
-    """results.json of every finished protocol below a run's eval folder, by path; percentages as text."""
+def all_results(folder: Path, checkpoint: str) -> list[dict]:
+    """results.json of every protocol below a run's eval folder, by path; percentages as text. checkpoint: its hash now."""
     found = []
     for file in sorted(folder.rglob(RESULTS)):
         results = read_results(file.parent)
         percent = {name: f"{value:.2f}" for name, value in results.get("percent", {}).items()}
-        found.append({"where": str(file.parent.relative_to(folder)), "percent": percent, "key": results.get("key", "-")})
+        stale = results.get("checkpoint_sha256", checkpoint) != checkpoint
+        found.append({"where": str(file.parent.relative_to(folder)), "percent": percent, "stale": stale})
     return found
 
 
@@ -72,8 +74,9 @@ def make_report(subject: Subject, run: Path, out: Path) -> Path:
     subject: the run's pretrained encoder on its data.
     """
     metrics, config = read_metrics(run), load_run_config(run)
-    near = subject.evaluate("knn", KnnConfig(), knn, skip_finished=True, quiet=True)
-    linear = subject.evaluate("linear", LinearConfig(), linear_protocol, skip_finished=True, quiet=True)
+    ks = KnnConfig(usual_ks(len(subject.splits()[0])))
+    near = subject.finished("knn") or subject.evaluate("knn", ks, knn, quiet=True)
+    linear = subject.finished("linear") or subject.evaluate("linear", LinearConfig(), linear_protocol, quiet=True)
     scores = read_scores(subject.folder / subject.name_of("linear"))
     classes = subject.data.classes
     out.mkdir(parents=True, exist_ok=True)
@@ -81,13 +84,13 @@ def make_report(subject: Subject, run: Path, out: Path) -> Path:
     counts = confusion(scores["label"], scores["scores"].argmax(1), classes, out / "confusion.png")
     per_class(counts, classes, out / "per_class.png")
     _, val = subject.features
-    drawn = embedding(val.feature, val.label, classes, out / "tsne.png")
+    drawn = embedding(val.feature, val.label, classes, out / "tsne.png") if len(val.label) >= FEWEST else 0
     moving(subject, scores["scores"], out / "skeletons.gif")
     pictures = [
         ("curves.png", "Pretraining", "Loss and its InfoNCE part, and 1-NN accuracy along the way."),
         ("confusion.png", "Confusion matrix", "Linear protocol, last epoch, validation samples; numbers are counts."),
         ("per_class.png", "Accuracy of each class", "Linear protocol, last epoch."),
-        ("tsne.png", "Features", f"t-SNE of {drawn} validation samples, frozen encoder, coloured by class."),
+        *[("tsne.png", "Features", f"t-SNE of {drawn} validation samples, frozen encoder, coloured by class.")] * bool(drawn),
         ("skeletons.gif", "Skeletons", "One validation sample of each of the first classes, and the linear classifier's answer."),
     ]
     inlined = [
@@ -101,7 +104,7 @@ def make_report(subject: Subject, run: Path, out: Path) -> Path:
     ]
     headline = {
         "linear, top-1": f"{linear['percent']['top1']:.1f} %",
-        "1-NN": f"{near['percent']['k=1']:.1f} %",
+        **{f"k-NN, {name}": f"{value:.1f} %" for name, value in list(near["percent"].items())[:1]},
         "epochs": str(metrics[-1]["epoch"]),
         "last loss": f"{metrics[-1]['loss']:.3f}",
     }
@@ -114,7 +117,7 @@ def make_report(subject: Subject, run: Path, out: Path) -> Path:
         stream=subject.stream,
         headline=headline,
         pictures=inlined,
-        results=all_results(run / "eval"),
+        results=all_results(subject.folder, subject.weights.sha256),
         config=as_plain(config),
         environment=environment,
     )

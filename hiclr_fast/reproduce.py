@@ -5,95 +5,51 @@ results.json of the same checkpoint, data and settings. A pretraining or a train
 """
 
 import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from hiclr_fast.config import PretrainConfig
 from hiclr_fast.data.packed import Packed, open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.features import checkpoint_of
-from hiclr_fast.pretrain import finish, pick_device, resume, start
+from hiclr_fast.plan import Plan
+from hiclr_fast.pretrain import MAY_CHANGE, finish, resume, start
 from hiclr_fast.protocols.cluster import ClusterConfig, cluster
 from hiclr_fast.protocols.ensemble import STREAMS, WEIGHTS, ensemble
 from hiclr_fast.protocols.finetune import FinetuneConfig, finetune
-from hiclr_fast.protocols.knn import KnnConfig, knn
-from hiclr_fast.protocols.linear import EPOCHS, LinearConfig, linear_protocol
+from hiclr_fast.protocols.knn import KnnConfig, knn, usual_ks
+from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.protocols.results import write_text
 from hiclr_fast.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.protocols.semi import run_semi, semi_name
 from hiclr_fast.protocols.subject import Origin, Subject
-from hiclr_fast.protocols.transfer import run_transfer
+from hiclr_fast.protocols.transfer import moved, run_transfer
 from hiclr_fast.published import published
 from hiclr_fast.run import CHECKPOINT, ENCODER, load_run_config
 from hiclr_fast.tables import Measured, as_json, markdown
-
-OVERRIDES = ("linear_epochs", "finetune_epochs", "semi_epochs", "semi_percent", "semi_repeats")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do. data: one packed set, or one a fold. configs: pretraining of every stream. training: settings of finetune,
-    semi and transfer."""
-
-    dataset: str
-    split: str
-    data: tuple[Path, ...]
-    out: Path
-    configs: dict[str, PretrainConfig]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    protocols: tuple[str, ...] = ("knn", "linear", "retrieval", "cluster", "semi", "finetune", "transfer")
-    linear_epochs: int = EPOCHS
-    finetune_epochs: int | None = None
-    semi_epochs: int | None = None
-    semi_percent: tuple[float, ...] = (1, 5, 10, 20)
-    semi_repeats: int = 5
-    transfer_to: Path | None = None
-    training: FinetuneConfig = field(default_factory=FinetuneConfig)
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        return tuple(self.configs)
-
-    @property
-    def device(self) -> torch.device:
-        return pick_device(next(iter(self.configs.values())).device)
-
-    def check(self) -> None:
-        for what, given, known in (("protocol", self.protocols, STAGES), ("stream", self.streams, STREAMS)):
-            unknown = set(given) - set(known)
-            if unknown:
-                raise InputError(f"unknown {what} {min(unknown)!r}: expected some of {', '.join(known)}")
-        if len({folder.name for folder in self.data}) < len(self.data):
-            raise InputError("two --data folders have the same name; folds are told apart by it, so rename one")
-        if not (self.data and self.seeds and self.streams):
-            raise InputError("give at least one --data folder, one seed and one stream")
 
 
 def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
     """Makes sure that `out` holds a finished run; True when it does, False when a signal stopped it.
 
-    A run that is there already is taken as it is, whatever its settings, when stream, seed and data are the right ones.
+    A run that is there already is taken when it has the same settings and data.
     """
     if (out / CHECKPOINT).is_file():
         theirs = load_run_config(out)
         facts = json.loads((out / "environment.json").read_text())
-        for what, mine, found in (
-            ("stream", config.stream, theirs.stream),
-            ("seed", config.seed, theirs.seed),
-            ("data checksum", data.checksum, facts["data_checksum"]),
-        ):
+        names = ["epochs", *(name for name in vars(config) if name not in MAY_CHANGE)]
+        wanted = {name: (getattr(config, name), getattr(theirs, name)) for name in names}
+        wanted["data checksum"] = (data.checksum, facts["data_checksum"])
+        for what, (mine, found) in wanted.items():
             if mine != found:
                 raise InputError(f"{out} is a run with {what} {found}, expected {mine}; move it away, or choose another --out")
         if (out / ENCODER).is_file():
             return True
         trainer = resume(replace(theirs, out=out, data=data.path), data, out)
+    elif out.exists():
+        raise InputError(f"{out} holds no {CHECKPOINT}, so it is no run to evaluate; move it away, or choose another --out")
     else:
-        if (out / "config.yaml").is_file():  # killed before its first checkpoint: nothing to continue
-            shutil.rmtree(out)
         trainer = start(replace(config, out=out, data=data.path), data, out)
     print(f"pretraining {out}, epochs {trainer.epoch} to {trainer.config.epochs}", flush=True)
     if not trainer.run(out):
@@ -103,7 +59,8 @@ def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
 
 
 def _knn(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
-    found = subject.evaluate("knn", KnnConfig(), knn, skip_finished=True)
+    train, _ = subject.splits()
+    found = subject.evaluate("knn", KnnConfig(usual_ks(len(train))), knn, skip_finished=True)
     return {f"k-NN, {name}": value for name, value in found["percent"].items()}
 
 
@@ -122,7 +79,7 @@ def _cluster(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
 
 
 def _semi(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
-    config = replace(plan.training, epochs=plan.semi_epochs, seed=seed)
+    config = replace(plan.semi_settings(100).training, seed=seed)
     found = run_semi(subject, plan.semi_percent, plan.semi_repeats, config, skip_finished=True)
     return {f"semi, {p:g} %": result["percent"]["top1"] for p, result in zip(plan.semi_percent, found, strict=True)}
 
@@ -139,7 +96,7 @@ def _transfer(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
     target = open_packed(plan.transfer_to)
     head = LinearConfig(epochs=plan.linear_epochs, seed=seed)
     config = replace(plan.training, epochs=plan.finetune_epochs, seed=seed)
-    found = run_transfer(subject, target, head, config, skip_finished=True)
+    found = run_transfer(moved(subject, target), head, config, skip_finished=True)
     return {f"transfer to {target.path.name}, {name}": result["percent"]["top1"] for name, result in found.items()}
 
 
@@ -195,6 +152,9 @@ def run_folder(folder: Path, stream: str, seed: int) -> Path:
     return folder / f"{stream}_s{seed}"
 
 
+OVERRIDES = ("linear_epochs", "finetune_epochs", "semi_epochs", "semi_percent", "semi_repeats")
+
+
 def caption(plan: Plan, sets: Sequence[Packed], folders: Sequence[Path], encoder: str) -> list[str]:
     """What a reader has to know to judge the table, with everything in which it is not the official protocol."""
     runs = [load_run_config(run_folder(f, s, seed)) for f in folders for s in plan.streams for seed in plan.seeds]
@@ -216,8 +176,7 @@ def caption(plan: Plan, sets: Sequence[Packed], folders: Sequence[Path], encoder
 
 def reproduce(plan: Plan) -> bool:
     """Everything; writes table.md and table.json. False when a signal stopped a pretraining."""
-    plan.check()
-    sets = [open_packed(path) for path in plan.data]
+    sets = plan.check()
     folders = [plan.out / data.path.name if len(sets) > 1 else plan.out for data in sets]
     measured = Measured()
     for data, folder in zip(sets, folders, strict=True):

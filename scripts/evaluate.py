@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from hiclr_fast.commands import Numbers
+from hiclr_fast.commands import Counts, Numbers
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.features import cached_features, checkpoint_of, save_features
@@ -20,7 +20,7 @@ from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.protocols.semi import run_semi
 from hiclr_fast.protocols.subject import Subject
-from hiclr_fast.protocols.transfer import run_transfer
+from hiclr_fast.protocols.transfer import moved, run_transfer
 from hiclr_fast.run import load_run_config
 
 
@@ -30,7 +30,7 @@ class Source:
 
     run: Path | None = None
     checkpoint: Path | None = None
-    """checkpoint.pt or encoder.safetensors of ours; with --format official a HiCLR .pt or .npz."""
+    """checkpoint.pt or encoder.safetensors of ours; with --format official a HiCLR, AimCLR or SkeletonCLR .pt or .npz."""
     data: Path | None = None
     """Packed dataset; with --run, default: the one it was trained on."""
     format: Literal["hiclr_fast", "official"] = "hiclr_fast"
@@ -69,12 +69,12 @@ class Knn:
     """k nearest neighbours by cosine similarity, majority and weighted vote."""
 
     source: Subjects
-    k: Numbers = KS
+    k: Counts = KS
     temperature: float = TEMPERATURE
     """Of the weighted vote, exp(cosine / temperature)."""
 
     def run(self) -> None:
-        self.source.subject().evaluate("knn", KnnConfig(tuple(map(int, self.k)), self.temperature), knn)
+        self.source.subject().evaluate("knn", KnnConfig(self.k, self.temperature), knn)
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ class Supervised:
     schedule: tyro.conf.OmitArgPrefixes[FinetuneConfig]
 
     def run(self) -> None:
+        if self.source.origin == "raw":
+            raise InputError("supervised trains from the random initialisation; leave --origin out")
         replace(self.source, origin="random").subject().evaluate("supervised", self.schedule, finetune)
 
 
@@ -136,7 +138,13 @@ class Transfer:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def run(self) -> None:
-        run_transfer(self.source.subject(), open_packed(self.to), self.head, self.finetune)
+        target, source = open_packed(self.to), self.source
+        if source.checkpoint and not source.data:  # nothing of the data it was pretrained on is needed
+            there = replace(source, data=self.to).subject()
+            there = replace(there, folder=there.folder / f"transfer_{target.path.name}")
+        else:
+            there = moved(source.subject(), target)
+        run_transfer(there, self.head, self.finetune)
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ class FeaturesOnly:
     def run(self) -> None:
         s = replace(self.source, out=None).subject()
         if s.origin == "pretrained":
-            features = cached_features(s.checkpoint, s.format, s.data, s.stream, s.device, s.recalibrate)
+            features = cached_features(s.weights, s.data, s.stream, s.device, s.recalibrate)
         else:
             features = dict(zip(("train", "val"), s.features, strict=True))
         out = self.source.out or s.folder / "features.npz"

@@ -1,7 +1,7 @@
 """From a packed dataset to the paper's table: pretrains three streams, evaluates every protocol, fuses, prints the table.
 
 Run the same command again to continue: whatever is finished is skipped. Runs lie in OUT/{stream}_s{seed}/ (with several
---data folders, one a fold, in OUT/{fold}/{stream}_s{seed}/); a finished run that is put there is taken as it is.
+--data folders, one a fold, in OUT/{fold}/{stream}_s{seed}/); a run with the same settings that is put there is taken.
 """
 
 from dataclasses import dataclass, replace
@@ -10,15 +10,16 @@ from typing import Literal
 
 import tyro
 
-from hiclr_fast.commands import Numbers, Words
+from hiclr_fast.commands import Counts, Numbers, Words
 from hiclr_fast.config import PretrainConfig, load_yaml
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.data.synthetic import pack_synthetic
 from hiclr_fast.errors import run_script
+from hiclr_fast.plan import Plan
 from hiclr_fast.presets import DATASETS, preset
 from hiclr_fast.protocols.ensemble import STREAMS
 from hiclr_fast.protocols.finetune import FinetuneConfig
-from hiclr_fast.reproduce import Plan, reproduce
+from hiclr_fast.reproduce import reproduce
 
 USUAL = {name: field.default for name, field in Plan.__dataclass_fields__.items()}
 
@@ -29,13 +30,13 @@ class Args:
     """Name for the table; with ntu60, ntu120 and pku2 the published numbers are printed beside ours."""
     split: str = "xsub"
     data: Words = ()
-    """Packed datasets, one a fold; none: data/{dataset}_{split}."""
+    """Packed datasets, one a fold; none: that of the config or preset, data/ntu60_xsub, data/ucla, ..."""
     encoder: Literal["stgcn", "dsta"] = "stgcn"
     config: Path | None = None
     """Pretraining YAML for all streams; none: the presets of {dataset}_{split} (or of {dataset}) and the encoder."""
     out: Path | None = None
-    """None: runs/{dataset}_{split}."""
-    seeds: Numbers = USUAL["seeds"]
+    """None: runs/{dataset}_{split}_{encoder}."""
+    seeds: Counts = USUAL["seeds"]
     streams: Words = STREAMS
     protocols: Words = USUAL["protocols"]
     epochs: int | None = None
@@ -56,17 +57,16 @@ class Args:
     amp: bool = False
     """Mixed precision in everything that trains an encoder."""
     smoke: bool = False
-    """The whole chain on tiny synthetic sets, in minutes on two cores; the numbers mean nothing."""
+    """The whole chain on tiny synthetic sets, in minutes on two cores; the numbers mean nothing. Heeds only --encoder, --out."""
 
 
-def smoke_plan(out: Path) -> Plan:
+def smoke_plan(out: Path, encoder: str) -> Plan:
     """Every stage once: 48 training samples, two pretraining epochs, two seeds."""
     for name, seed in (("actors", 0), ("others", 1)):
         if not (out / name).exists():
             pack_synthetic(out / name, Preprocess(), subjects=3, repeats=2, views=1, seed=seed)
-    config = PretrainConfig(
-        hidden_channels=2, hidden_dim=8, feature_dim=8, queue_size=16, batch_size=8, epochs=2, lr=0.01, init="torch", knn_every=0
-    )
+    sizes = dict(hidden_channels=2, hidden_dim=8, feature_dim=8, queue_size=16, batch_size=8)
+    config = PretrainConfig(encoder=encoder, **sizes, epochs=2, lr=0.01, init="torch", knn_every=0)
     return Plan(
         "synthetic",
         "smoke",
@@ -97,15 +97,14 @@ def pretraining(args: Args) -> dict[str, PretrainConfig]:
 def plan_of(args: Args) -> Plan:
     name = f"{args.dataset}_{args.split}"
     if args.smoke:
-        return smoke_plan(args.out or Path("runs/smoke"))
-    data = tuple(map(Path, args.data)) or (Path("data") / name,)
+        return smoke_plan(args.out or Path("runs/smoke"), args.encoder)
+    configs = pretraining(args)
+    data = tuple(map(Path, args.data)) or (next(iter(configs.values())).data or Path("data") / name,)
     same = {field: getattr(args, field) for field in ("protocols", "semi_percent", "semi_repeats", "transfer_to")}
     same |= {field: getattr(args, field) for field in ("linear_epochs", "finetune_epochs", "semi_epochs")}
     training = FinetuneConfig(dropout=args.dropout, batch_size=args.batch_size, amp=args.amp)
-    out = args.out or Path("runs") / name
-    return Plan(
-        args.dataset, args.split, data, out, pretraining(args), seeds=tuple(map(int, args.seeds)), training=training, **same
-    )
+    out = args.out or Path("runs") / f"{name}_{args.encoder}"
+    return Plan(args.dataset, args.split, data, out, configs, seeds=args.seeds, training=training, **same)
 
 
 def main() -> None:

@@ -68,3 +68,20 @@ def rms_error(out, ref) -> float:
     """Relative RMS error ||out - ref|| / ||ref|| in float64."""
     out, ref = torch.as_tensor(out).double(), torch.as_tensor(ref).double()
     return float((out.detach() - ref.detach()).norm() / ref.detach().norm())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder, its dataset in `set` beside it."""
+    from helpers import pretrained  # only now: it imports the project, after TRITON_INTERPRET is set
+
+    return pretrained(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def subject(run, tmp_path):
+    """The run's encoder on its data; results go to a folder of the test."""
+    from hiclr_fast.data.packed import open_packed
+    from hiclr_fast.protocols.subject import Subject
+
+    return Subject(run / "checkpoint.pt", open_packed(run.parent / "set"), tmp_path / "eval", torch.device("cpu"))

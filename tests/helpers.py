@@ -3,9 +3,10 @@
 import numpy as np
 
 from hiclr_fast.config import PretrainConfig
-from hiclr_fast.data.packed import Split
+from hiclr_fast.data.packed import Split, open_packed
 from hiclr_fast.data.write import write_packed
 from hiclr_fast.features import Features
+from hiclr_fast.pretrain import finish, start
 from hiclr_fast.skeletons import LAYOUTS
 
 
@@ -26,6 +27,23 @@ def packed(path, train: int = 32, val: int = 12, layout: str = "ntu25", **kw):
     splits = {"train": split(train, joints=joints, **kw), "val": split(val, joints=joints, **{**kw, "seed": 1})}
     write_packed(path, splits, LAYOUTS[layout], ["a", "b", "c"], source="test", preprocessing={})
     return path
+
+
+def packed_otherwise(path, classes: int, layout: str = "ntu25", frames: int = 20):
+    """Another tiny dataset: other samples, classes and frames."""
+    kw = dict(joints=LAYOUTS[layout].num_joints, classes=classes, frames=frames)
+    splits = {"train": split(30, **kw, seed=5), "val": split(15, **kw, seed=6)}
+    write_packed(path, splits, LAYOUTS[layout], [f"c{i}" for i in range(classes)], source="test", preprocessing={})
+    return path
+
+
+def pretrained(root):
+    """A run folder, pretrained for two epochs; its data lie in `set` beside it."""
+    data = open_packed(packed(root / "set"))
+    trainer = start(tiny(data=root / "set"), data, root / "run")
+    assert trainer.run(root / "run")
+    finish(trainer, root / "run")
+    return root / "run"
 
 
 def tiny(**kw) -> PretrainConfig:

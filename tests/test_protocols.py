@@ -9,7 +9,7 @@ from helpers import at, features_of, packed, tiny
 
 from hiclr_fast import features
 from hiclr_fast.data.packed import open_packed
-from hiclr_fast.encoders import encoder_from_state, load_encoder
+from hiclr_fast.encoders import encoder_from_state, load_encoder, load_weights
 from hiclr_fast.errors import InputError
 from hiclr_fast.features import cached_features, checkpoint_of, raw_features
 from hiclr_fast.pretrain import finish, start
@@ -99,7 +99,8 @@ def run(tmp_path):
 
 def test_features_are_extracted_once(run, monkeypatch):
     folder, data, trainer = run
-    first = cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
+    weights = load_weights(checkpoint_of(folder))
+    first = cached_features(weights, data, "joint", CPU)
     x = torch.from_numpy(np.array(data["val"].x))
     with torch.no_grad():
         want = trainer.model.encoder_q.eval().features(x).numpy()
@@ -110,16 +111,27 @@ def test_features_are_extracted_once(run, monkeypatch):
         raise AssertionError("extracted again")
 
     monkeypatch.setattr(features, "extract", never)
-    second = cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
+    second = cached_features(weights, data, "joint", CPU)
     np.testing.assert_array_equal(first["val"].feature, second["val"].feature)
-    for changed in (dict(stream="bone"), dict(data=open_packed(packed(folder.parent / "b", seed=3)))):
+    for changed in (dict(stream="bone"), dict(recalibrated=True), dict(data=open_packed(packed(folder.parent / "b", seed=3)))):
         with pytest.raises(AssertionError, match="extracted again"):
-            cached_features(checkpoint_of(folder), "hiclr_fast", **{"data": data, "stream": None, "device": CPU, **changed})
+            cached_features(weights, **{"data": data, "stream": "joint", "device": CPU, **changed})
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     state["model"]["fill"] += 1
     torch.save(state, folder / "checkpoint.pt")
     with pytest.raises(AssertionError, match="extracted again"):
-        cached_features(checkpoint_of(folder), "hiclr_fast", data, None, CPU)
+        cached_features(load_weights(checkpoint_of(folder)), data, "joint", CPU)
+
+
+def test_a_damaged_cache_is_made_anew(run):
+    folder, data, _ = run
+    weights = load_weights(checkpoint_of(folder))
+    first = cached_features(weights, data, "joint", CPU)
+    (cache,) = (folder / "features").glob("*.npz")
+    cache.write_bytes(cache.read_bytes()[:500])
+    second = cached_features(weights, data, "joint", CPU)
+    np.testing.assert_array_equal(first["val"].feature, second["val"].feature)
+    assert len(np.load(cache).files) == 6
 
 
 def test_features_that_cannot_be_written(tmp_path):
@@ -179,7 +191,7 @@ def test_bad_checkpoints(run, tmp_path):
         encoder_from_state({"A": torch.zeros(3, 25, 25)}, "x")
     other = open_packed(packed(tmp_path / "ucla", layout="kinect20"))
     with pytest.raises(InputError, match=r"is for 25 joints, .* has 20 \(kinect20\)"):
-        cached_features(checkpoint_of(folder), "hiclr_fast", other, None, CPU)
+        cached_features(load_weights(checkpoint_of(folder)), other, "joint", CPU)
 
 
 def test_raw_features_are_the_coordinates(run):

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 from helpers import at, features_of
 
 from hiclr_fast.errors import InputError
@@ -16,10 +15,7 @@ from hiclr_fast.protocols.linear import LinearConfig
 from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.protocols.results import Outcome, read_scores, write_results
 from hiclr_fast.protocols.retrieval import rank
-from hiclr_fast.protocols.semi import draw_subset
-
-CPU = torch.device("cpu")
-SHORT = FinetuneConfig(epochs=2, batch_size=16, lr=0.02)
+from hiclr_fast.protocols.semi import SemiConfig, draw_subset
 
 
 def test_weighted_votes_by_hand():
@@ -28,7 +24,7 @@ def test_weighted_votes_by_hand():
     assert knn_scores(train, val, (3,))[3].argmax() == 1
     weighted = knn_scores(train, val, (3,), temperature=0.1)[3]
     cosine = np.cos(np.deg2rad([1, 40, 41]))
-    want = np.exp((cosine - 1) / 0.1)
+    want = np.exp((cosine - cosine[0]) / 0.1)
     np.testing.assert_allclose(weighted[0], [want[0], want[1] + want[2]], rtol=1e-5)
     assert weighted.argmax() == 0 and knn_scores(train, val, (3,), temperature=100.0)[3].argmax() == 1
     with pytest.raises(InputError, match="k 0, expected at least 1"):
@@ -45,7 +41,7 @@ def test_subsets_are_balanced_and_stored_seeds_repeat():
     np.testing.assert_array_equal(draw_subset(label, 100, seed=3), np.arange(113))
     for percent in (0, 101):
         with pytest.raises(InputError, match="expected more than 0 and at most 100"):
-            draw_subset(label, percent, seed=0)
+            SemiConfig(percent).check()
 
 
 def test_learning_rates_are_the_recorded_ones(golden):
@@ -66,8 +62,21 @@ def test_shorter_schedules_keep_their_shape():
     assert (c.drops, c.warmup, c.batch_size, c.weight_decay, c.dropout, c.augment) == ((4, 6), 0, 64, 1e-4, 0.5, False)
     assert official(FinetuneConfig(epochs=7, drops=(2,), warmup=1), "semi", "dsta").drops == (2,)
     assert LinearConfig(epochs=10).official("dsta").drops == (3, 8)
-    with pytest.raises(InputError, match="epochs 0"):
-        official(FinetuneConfig(epochs=0), "finetune", "stgcn")
+
+
+def test_official_constants():
+    """method.md's table, and the released YAML files."""
+    common = dict(lr=0.1, warmup=5, seed=0, amp=False)
+    gcn, dsta = dict(batch_size=64, weight_decay=1e-4, dropout=0.5), dict(batch_size=128, weight_decay=5e-4, dropout=0.0)
+    for protocol, kind, want in (
+        ("finetune", "stgcn", dict(epochs=70, drops=(30, 55), augment=False, **gcn)),
+        ("finetune", "dsta", dict(epochs=80, drops=(35, 55), augment=True, **dsta)),
+        ("semi", "stgcn", dict(epochs=42, drops=(15, 30), augment=False, **gcn)),
+        ("semi", "dsta", dict(epochs=50, drops=(15, 25), augment=False, **dsta)),
+    ):
+        assert vars(official(FinetuneConfig(), protocol, kind)) == common | want
+    assert SemiConfig().official("dsta").training.epochs == 50 and FinetuneConfig().official("dsta").epochs == 80
+    assert vars(LinearConfig().official("stgcn")) == dict(epochs=100, lr=3.0, drops=(80,), batch_size=128, seed=0)
 
 
 def test_recorded_ensembles(golden):
@@ -90,6 +99,7 @@ def streams(folder, **changes):
     for number, stream in enumerate(("joint", "bone", "motion")):
         order = np.roll(np.arange(3), number)
         facts = {"protocol": "linear", "stream": stream, "origin": "pretrained", "data_checksum": "x", "key": stream}
+        facts |= {"recalibrated": False, "settings": {"epochs": 100, "seed": number}}
         arrays = {"name": name[order], "label": label[order], "scores": (number + 1) * scores[order]}
         for field, value in changes.get(stream, {}).items():
             (facts if field in facts else arrays)[field] = value
@@ -116,6 +126,8 @@ def test_an_ensemble_by_hand(tmp_path):
         ({"bone": {"stream": "motion"}}, "is of the motion stream, expected bone; the order is joint, bone, motion"),
         ({"motion": {"data_checksum": "y"}}, "another data checksum"),
         ({"motion": {"origin": "random"}}, "another origin"),
+        ({"motion": {"recalibrated": True}}, "another recalibrated"),
+        ({"bone": {"settings": {"epochs": 5, "seed": 1}}}, "another settings"),
         ({"joint": {"name": np.array(["a", "a", "c"])}}, "sample names repeat"),
     ],
 )
@@ -126,7 +138,7 @@ def test_runs_that_cannot_be_fused(tmp_path, changes, message):
 
 
 def test_an_ensemble_of_runs_that_were_not_evaluated(tmp_path):
-    with pytest.raises(InputError, match=r"holds no results; make them first: scripts/evaluate.py linear --run"):
+    with pytest.raises(InputError, match=r"holds no results; evaluate that protocol of that run first"):
         ensemble([tmp_path / s / "eval" / "linear" for s in ("j", "b", "m")], "equal", tmp_path / "out")
 
 
@@ -149,6 +161,29 @@ def test_average_precision_equals_scikit_learn():
     unit = [f.feature / np.linalg.norm(f.feature, axis=1, keepdims=True) for f in (train, val)]
     want = [metrics.average_precision_score(train.label == c, unit[0] @ q) for q, c in zip(unit[1], val.label, strict=True)]
     np.testing.assert_allclose(precision, want, rtol=1e-5)
+
+
+def test_accuracies_equal_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn of the test extra is not installed")
+    rng = np.random.default_rng(0)
+    scores, label = rng.normal(size=(500, 12)), rng.integers(0, 12, 500)
+    for k in (1, 3, 5):
+        want = metrics.top_k_accuracy_score(label, scores, k=k, labels=range(12))
+        assert topk_accuracy(scores, label, k) == pytest.approx(100 * want)
+
+
+def test_a_majority_of_five_equals_scikit_learn():
+    """Where one class has most of the votes; ties are broken differently."""
+    neighbors = pytest.importorskip("sklearn.neighbors", reason="scikit-learn of the test extra is not installed")
+    rng = np.random.default_rng(0)
+    train = features_of(rng.normal(size=(300, 8)), rng.integers(0, 3, 300))
+    val = features_of(rng.normal(size=(400, 8)), rng.integers(0, 3, 400))
+    theirs = neighbors.KNeighborsClassifier(5, metric="cosine").fit(train.feature, train.label)
+    counts = np.sort(theirs.predict_proba(val.feature), axis=1)
+    clear = counts[:, -1] > counts[:, -2]
+    ours = knn_scores(train, val, (5,))[5].argmax(1)
+    np.testing.assert_array_equal(ours[clear], theirs.predict(val.feature)[clear])
+    assert 200 < clear.sum() < 400
 
 
 def test_clusters_are_matched_to_classes():

@@ -14,11 +14,13 @@ from hiclr_fast.data.packed import open_packed
 from hiclr_fast.data.write import write_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.pretrain import finish, start
+from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.protocols.subject import Subject
 
 for package in ("matplotlib", "sklearn", "jinja2"):
     pytest.importorskip(package, reason=f"{package} of the report extra is not installed")
 
+from hiclr_fast.report_plots import confusion  # noqa: E402
 from hiclr_fast.report_run import make_report  # noqa: E402
 
 NASTY = ["<script>alert(1)</script>", '$x_$ & "co"', "a very long class name that would not fit beside any figure"]
@@ -73,8 +75,45 @@ def test_a_run_without_metrics(tmp_path, report):
     assert not (tmp_path / "out").exists()
 
 
+def test_counts_equal_scikit_learn(tmp_path):
+    from sklearn.metrics import confusion_matrix
+
+    rng = np.random.default_rng(0)
+    label, guess = rng.integers(0, 5, 300), rng.integers(0, 5, 300)
+    counts = confusion(label, guess, list("abcde"), tmp_path / "c.png")
+    np.testing.assert_array_equal(counts, confusion_matrix(label, guess))
+
+
+def test_results_that_are_there_are_shown_not_replaced(tmp_path, report):
+    """Those of other settings stay; those of an older checkpoint are marked."""
+    _, run, subject = report
+    shutil.copytree(run, tmp_path / "run")
+    one = replace(subject, checkpoint=tmp_path / "run" / "checkpoint.pt", folder=tmp_path / "run" / "eval")
+    mine = one.evaluate("linear", LinearConfig(epochs=3), linear_protocol)
+    assert "another checkpoint" not in make_report(one, tmp_path / "run", tmp_path / "out").read_text()
+    assert one.finished("linear")["key"] == mine["key"]
+    state = torch.load(one.checkpoint, weights_only=True)
+    state["model"]["encoder_q.blocks.1.conv.weight"].neg_()
+    torch.save(state, one.checkpoint)
+    (one.folder / "semi_1").mkdir()
+    shutil.copy(one.folder / "linear" / "results.json", one.folder / "semi_1")
+    text = make_report(replace(one), tmp_path / "run", tmp_path / "out").read_text()
+    assert re.findall(r"<th>([^<]*) \(another checkpoint\)", text) == ["semi_1"]
+
+
+def test_a_report_on_three_samples(tmp_path):
+    """Too few for t-SNE and for the usual k."""
+    data = open_packed(packed(tmp_path / "set", train=9, val=3))
+    trainer = start(tiny(data=tmp_path / "set"), data, tmp_path / "run")
+    assert trainer.run(tmp_path / "run")
+    subject = Subject(tmp_path / "run" / "checkpoint.pt", data, tmp_path / "run" / "eval", torch.device("cpu"))
+    text = make_report(subject, tmp_path / "run", tmp_path / "out").read_text()
+    assert len(re.findall(r"<img ", text)) == 4 and "k=5" in text and "k=10" not in text
+
+
 @pytest.mark.slow
 def test_a_browser_shows_it(report, tmp_path):
+    """The page fills the window, and every picture in it can be decoded (a copy of the page is asked by a script)."""
     from PIL import Image
 
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -91,3 +130,9 @@ def test_a_browser_shows_it(report, tmp_path):
     assert pixels.shape == (4000, 1050)
     inked = (pixels < 250).any(axis=1).reshape(-1, 100).any(axis=1)  # bands of 100 rows that show something
     assert inked[:25].mean() > 0.9
+    ask = "<script>onload = () => document.title = [...document.images].map(i => i.naturalWidth).join()</script>"
+    (tmp_path / "asked.html").write_text(page.read_text() + ask)
+    dump = [browser, *options, profile, "--dump-dom", (tmp_path / "asked.html").as_uri()]
+    done = subprocess.run(dump, check=True, capture_output=True, text=True, timeout=120)
+    widths = re.search(r"<title>([\d,]*)</title>", done.stdout).group(1).split(",")
+    assert len(widths) == 5 and min(map(int, widths)) > 300

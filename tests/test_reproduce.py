@@ -11,9 +11,11 @@ from helpers import packed, tiny
 from hiclr_fast import reproduce as chain
 from hiclr_fast.data.packed import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretrain import Pretrainer
+from hiclr_fast.plan import Plan
+from hiclr_fast.pretrain import Pretrainer, resume
 from hiclr_fast.published import published
-from hiclr_fast.reproduce import Plan, pretrain_stage, reproduce
+from hiclr_fast.reproduce import pretrain_stage, reproduce
+from hiclr_fast.run import load_run_config
 from hiclr_fast.tables import Measured, as_json, markdown
 
 
@@ -67,6 +69,30 @@ def test_a_run_that_is_there_is_taken(tmp_path, monkeypatch, capsys):
         reproduce(one)
 
 
+def test_a_run_of_other_settings_is_not_taken(tmp_path):
+    data, config, out = open_packed(packed(tmp_path / "set")), tiny(epochs=1, knn_every=0), tmp_path / "run"
+    assert pretrain_stage(config, data, out)
+    assert pretrain_stage(replace(config, threads=2, knn_every=1), data, out)
+    for changes, message in (
+        (dict(epochs=9), "epochs 1, expected 9"),
+        (dict(encoder="dsta"), "encoder stgcn, expected dsta"),
+        (dict(lr=0.5), "lr 0.01, expected 0.5"),
+    ):
+        with pytest.raises(InputError, match=f"is a run with {message}; move it away"):
+            pretrain_stage(replace(config, **changes), data, out)
+    (out / "checkpoint.pt").unlink()
+    with pytest.raises(InputError, match=r"holds no checkpoint.pt, .*move it away"):
+        pretrain_stage(config, data, out)
+    assert (out / "encoder.safetensors").is_file() and (out / "metrics.jsonl").is_file()
+
+
+def test_a_run_that_goes_on_is_not_finished(tmp_path):
+    data, config, out = open_packed(packed(tmp_path / "set")), tiny(epochs=1, knn_every=0), tmp_path / "run"
+    assert pretrain_stage(config, data, out)
+    trainer = resume(replace(config, epochs=2), data, out)
+    assert load_run_config(out).epochs == 2 and not (out / "encoder.safetensors").exists() and trainer.epoch == 2
+
+
 def test_a_stopped_pretraining_goes_on(tmp_path, monkeypatch):
     data, config = open_packed(packed(tmp_path / "set")), tiny(epochs=3, knn_every=0)
     epoch, seen = Pretrainer._epoch, []
@@ -81,9 +107,6 @@ def test_a_stopped_pretraining_goes_on(tmp_path, monkeypatch):
     assert not pretrain_stage(config, data, tmp_path / "run") and not (tmp_path / "run" / "encoder.safetensors").exists()
     assert pretrain_stage(config, data, tmp_path / "run") and (tmp_path / "run" / "encoder.safetensors").is_file()
     assert seen == [1, 2, 2, 3]
-    (tmp_path / "killed").mkdir()  # before its first checkpoint
-    (tmp_path / "killed" / "config.yaml").write_text("")
-    assert pretrain_stage(config, data, tmp_path / "killed")
 
 
 def test_folds_have_their_own_folders(tmp_path):
@@ -101,6 +124,11 @@ def test_folds_have_their_own_folders(tmp_path):
         (dict(protocols=("knn", "lineal")), "unknown protocol 'lineal': expected some of knn, linear"),
         (dict(configs={"joints": tiny()}), "unknown stream 'joints'"),
         (dict(seeds=()), "at least one"),
+        (dict(protocols=()), "one protocol"),
+        (dict(semi_percent=(1, 0)), "percent 0: expected"),
+        (dict(semi_repeats=0), "repeats 0: expected"),
+        (dict(linear_epochs=0), "epochs 0: expected"),
+        (dict(protocols=("transfer",), transfer_to=Path("nowhere")), "nowhere"),
         (dict(data=(Path("a/x"), Path("b/x"))), "two --data folders have the same name"),
     ],
 )
@@ -133,6 +161,11 @@ def test_the_whole_chain(tmp_path, monkeypatch, capsys):
     for row in ("k-NN, k=1", "k-NN, weighted k=20", "linear", "retrieval, mAP", "k-means, NMI"):
         assert re.search(rf"\| raw features \| {row} (\| [\d.]+ ± [\d.]+ ){{3}}", table), row
     assert "semi epochs 1" in table and "finetune epochs 2" in table and "Pretrained for 2 epochs" in table
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pt")}
-    assert call() == table
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.pt")} == before
+
+    def written() -> dict[Path, int]:
+        """Checkpoints and results of every run; fusion is made anew each time."""
+        files = [*tmp_path.rglob("*.pt"), *tmp_path.rglob("eval/**/results.json")]
+        return {file: file.stat().st_mtime_ns for file in files}
+
+    before = written()
+    assert len(before) > 100 and call() == table and written() == before

@@ -4,6 +4,7 @@ NMI (arithmetic mean), adjusted Rand index, and accuracy after the best one-to-o
 (Hungarian). No counterpart in the official code.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,22 @@ import numpy as np
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.protocols.results import Outcome
+from hiclr_fast.protocols.settings import Settings, require
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
+class ClusterConfig(Settings):
     starts: int = 10
     """Random starts of k-means; the best by inertia is kept."""
     seed: int = 0
+
+    def check(self) -> None:
+        require(starts=(self.starts >= 1, self.starts, "at least 1"))
+
+
+def need_scikit_learn() -> None:
+    if importlib.util.find_spec("sklearn") is None:
+        raise InputError('clustering needs scikit-learn: pip install "hiclr_fast[report]"')
 
 
 def matched(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
@@ -35,14 +45,15 @@ def matched(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 
 def cluster(subject, settings: ClusterConfig, folder: Path, key: str) -> Outcome:
     """NMI, ARI and matched accuracy, in percent."""
-    try:
-        from sklearn.cluster import KMeans
-        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-        from sklearn.preprocessing import normalize
-    except ImportError:
-        raise InputError('clustering needs scikit-learn: pip install "hiclr_fast[report]"') from None
+    need_scikit_learn()
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.preprocessing import normalize
+
     _, val = subject.features
     count = len(np.unique(val.label))
+    if count < 2:
+        raise InputError(f"{subject.data.path}: all validation samples are of one class, so clusters cannot be judged")
     means = KMeans(count, n_init=settings.starts, random_state=settings.seed).fit(normalize(val.feature))
     guess = matched(val.label, means.labels_)
     percent = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hiclr_fast.data.files import sha256
 from hiclr_fast.errors import InputError
 from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.protocols.results import Outcome, print_row, read_results, read_scores, result_key, write_results
@@ -26,9 +27,18 @@ def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
 def _load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     results = read_results(folder)
     if results is None:
-        run, protocol = folder.parent.parent, folder.name
-        raise InputError(f"{folder} holds no results; make them first: scripts/evaluate.py {protocol} --run {run}")
+        raise InputError(f"{folder} holds no results; evaluate that protocol of that run first, with scripts/evaluate.py")
+    checkpoint = Path(results.get("checkpoint", ""))
+    if checkpoint.is_file() and sha256(checkpoint) != results["checkpoint_sha256"]:
+        raise InputError(f"{folder} holds results of an older {checkpoint}; evaluate again")
     return results, read_scores(folder)
+
+
+def _without_seeds(settings: Any) -> Any:
+    """Settings, nested or not, without their seeds: those may differ between runs that are fused."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _without_seeds(value) for name, value in settings.items() if name != "seed"}
 
 
 def _aligned(folders: Sequence[Path], results: Sequence[dict], arrays: Sequence[dict]) -> list[np.ndarray]:
@@ -53,8 +63,8 @@ def _aligned(folders: Sequence[Path], results: Sequence[dict], arrays: Sequence[
         if found["scores"].shape != shape:
             theirs = found["scores"].shape[1]
             raise InputError(f"classes do not match: {first} has {shape[1]}, {folder} has {theirs}; evaluate all on one dataset")
-        for fact in ("data_checksum", "protocol", "origin"):
-            if result[fact] != results[0][fact]:
+        for fact in ("data_checksum", "protocol", "origin", "recalibrated", "settings"):
+            if _without_seeds(result[fact]) != _without_seeds(results[0][fact]):
                 raise InputError(f"{folder} has another {fact.replace('_', ' ')} than {first}; evaluate all alike")
         aligned.append(found["scores"][rows])
     return aligned

@@ -25,6 +25,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.optimizer import MOMENTUM
 from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.protocols.results import UNFINISHED, Outcome
+from hiclr_fast.protocols.settings import Settings, require
 from hiclr_fast.run import load_checkpoint, save_atomic
 from hiclr_fast.skeletons import Layout
 
@@ -33,7 +34,7 @@ EVAL_BATCH = 256
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Settings):
     """Official values for the encoder and the protocol where nothing is given."""
 
     epochs: int | None = None
@@ -51,6 +52,16 @@ class FinetuneConfig:
     amp: bool = False
     """bf16 autocast in training; evaluation is float32."""
 
+    def official(self, kind: str) -> "FinetuneConfig":
+        return official(self, "finetune", kind)
+
+    def check(self) -> None:
+        for name in ("epochs", "lr", "batch_size"):
+            require(**{name: (getattr(self, name) > 0, getattr(self, name), "more than 0")})
+        for name in ("warmup", "weight_decay"):
+            require(**{name: (getattr(self, name) >= 0, getattr(self, name), "at least 0")})
+        require(dropout=(0 <= self.dropout < 1, self.dropout, "at least 0 and less than 1"))
+
 
 STGCN = dict(lr=0.1, warmup=5, batch_size=64, weight_decay=1e-4, dropout=0.5, augment=False)
 DSTA = dict(lr=0.1, warmup=5, batch_size=128, weight_decay=5e-4, dropout=0.0)
@@ -67,8 +78,6 @@ def official(settings: FinetuneConfig, protocol: str, kind: str) -> FinetuneConf
     base = OFFICIAL[protocol, kind]
     given = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) is not None}
     if "epochs" in given:
-        if given["epochs"] < 1:
-            raise InputError(f"epochs {given['epochs']}: expected at least 1")
         scale = given["epochs"] / base["epochs"]
         drops = tuple(1 + round((drop - 1) * scale) for drop in base["drops"])  # drop - 1 epochs come before it
         base = base | dict(drops=drops, warmup=round(base["warmup"] * scale))
@@ -225,6 +234,8 @@ class Training:
 
 def train_subject(subject, config: FinetuneConfig, rows: np.ndarray | None, folder: Path, key: str) -> Outcome:
     """Trains a `Subject`'s encoder with a new head on the given rows (none: all) of its training split."""
+    if subject.recalibrate:
+        raise InputError("training replaces the batch-norm statistics; leave --recalibrate out, it is for frozen features")
     train, val = subject.splits()
     rows = np.arange(len(train)) if rows is None else rows
     encoder = subject.encoder(dropout=config.dropout)
@@ -239,4 +250,4 @@ def train_subject(subject, config: FinetuneConfig, rows: np.ndarray | None, fold
 
 def finetune(subject, settings: FinetuneConfig, folder: Path, key: str) -> Outcome:
     """All weights from the subject's, all labels. With origin `random` this is the supervised baseline."""
-    return train_subject(subject, official(settings, "finetune", subject.kind), None, folder, key)
+    return train_subject(subject, settings, None, folder, key)

@@ -1,5 +1,6 @@
 """k nearest neighbours on frozen features. The official code has no working k-NN: k and metric are stated with each number."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.features import Features
 from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.protocols.results import Outcome
+from hiclr_fast.protocols.settings import Settings, require
 
 KS = (1, 5, 10, 20)
 TEMPERATURE = 0.1
@@ -18,10 +20,19 @@ CHUNK = 1024  # validation rows compared at a time
 
 
 @dataclass(frozen=True)
-class KnnConfig:
+class KnnConfig(Settings):
     k: tuple[int, ...] = KS
     temperature: float = TEMPERATURE
     """Of the weighted vote, exp(cosine / temperature)."""
+
+    def check(self) -> None:
+        require(k=(min(self.k, default=0) >= 1, self.k, "at least 1"))
+        require(temperature=(0 < self.temperature < math.inf, self.temperature, "a finite number above 0"))
+
+
+def usual_ks(train: int) -> tuple[int, ...]:
+    """KS as far as there are that many training samples."""
+    return tuple(k for k in KS if k <= train)
 
 
 def knn_scores(
@@ -30,7 +41,7 @@ def knn_scores(
     """{k: votes (N_val, C) float32} by cosine similarity.
 
     Majority vote; a tied vote goes to the class of larger summed similarity (added as less than half a vote). With a
-    temperature, neighbour j votes with exp((s_j - 1) / temperature) instead (Wu et al., CVPR 2018, section 3.4).
+    temperature, neighbour j votes with exp((s_j - s_1) / temperature) instead (Wu et al., CVPR 2018, section 3.4).
     """
     if min(ks) < 1:
         raise InputError(f"k-NN: k {min(ks)}, expected at least 1")
@@ -45,7 +56,7 @@ def knn_scores(
         similarity, index = (rows @ bank.T).topk(max(ks), dim=1)
         for k in ks:
             near = similarity[:, :k]
-            vote = ((near - 1) / temperature).exp() if temperature else 1 + near / (2 * k + 1)
+            vote = ((near - near[:, :1]) / temperature).exp() if temperature is not None else 1 + near / (2 * k + 1)
             parts[k].append(torch.zeros(len(rows), classes).scatter_add_(1, label[index[:, :k]], vote))
     return {k: torch.cat(part).numpy() for k, part in parts.items()}
 

@@ -15,17 +15,19 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from hiclr_fast.errors import InputError
 from hiclr_fast.features import Features
 from hiclr_fast.optimizer import MOMENTUM, learning_rate
 from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.protocols.results import Outcome
+from hiclr_fast.protocols.settings import Settings, require
 
 EPOCHS = 100
 DROPS = {"stgcn": (80,), "dsta": (30, 80)}
 
 
 @dataclass(frozen=True)
-class LinearConfig:
+class LinearConfig(Settings):
     epochs: int = EPOCHS
     lr: float = 3.0
     drops: tuple[int, ...] | None = None
@@ -34,10 +36,13 @@ class LinearConfig:
     seed: int = 0
 
     def official(self, kind: str) -> "LinearConfig":
-        """With the drops of that encoder (stgcn or dsta) where none are given."""
         if self.drops is not None:
             return self
         return replace(self, drops=tuple(round(drop * self.epochs / EPOCHS) for drop in DROPS[kind]))
+
+    def check(self) -> None:
+        for name in ("epochs", "lr", "batch_size"):
+            require(**{name: (getattr(self, name) > 0, getattr(self, name), "more than 0")})
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ def linear(train: Features, val: Features, config: LinearConfig, device: torch.d
             optimizer.step()
         with torch.no_grad():
             scores = head(x_val).float().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise InputError(f"the linear classifier's scores became NaN or Inf in epoch {epoch}; lower --lr")
         top1 = topk_accuracy(scores, val.label, 1)
         if top1 > best:
             best, best_epoch = top1, epoch
@@ -89,8 +96,7 @@ def official_head(width: int, classes: int, generator: torch.Generator) -> nn.Li
 def linear_protocol(subject, settings: LinearConfig, folder: Path, key: str) -> Outcome:
     """The linear protocol on a `Subject`."""
     train, val = subject.features
-    config = settings.official(subject.kind)
-    found = linear(train, val, config, subject.device)
+    found = linear(train, val, settings, subject.device)
     percent = {"top1": found.top1, "top5": found.top5, "best_on_test_top1": found.best_on_test_top1}
-    more = {"headline": "last epoch", "schedule": asdict(config), "best_on_test_epoch": found.best_on_test_epoch}
+    more = {"headline": "last epoch", "schedule": asdict(settings), "best_on_test_epoch": found.best_on_test_epoch}
     return Outcome(percent, val.name, val.label, {"scores": found.scores}, more)

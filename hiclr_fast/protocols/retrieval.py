@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from hiclr_fast.errors import InputError
 from hiclr_fast.features import Features
 from hiclr_fast.protocols.results import Outcome
+from hiclr_fast.protocols.settings import Settings
 
 CHUNK = 256  # queries ranked at a time
 
 
 @dataclass(frozen=True)
-class RetrievalConfig:
+class RetrievalConfig(Settings):
     listed: int = 10
     """Neighbours that are listed for every query."""
 

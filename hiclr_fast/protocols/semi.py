@@ -5,28 +5,36 @@ the {gcn,transformer}_ntu60/semi YAMLs. Here a class never gets less than one sa
 all runs, streams and repeats on a dataset use the same subsets and can be fused.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from hiclr_fast.errors import InputError
 from hiclr_fast.protocols.finetune import FinetuneConfig, official, train_subject
 from hiclr_fast.protocols.metrics import mean_spread
 from hiclr_fast.protocols.results import Outcome, print_row, read_results, read_scores
+from hiclr_fast.protocols.settings import Settings, require
 
 
 @dataclass(frozen=True)
-class SemiConfig:
+class SemiConfig(Settings):
     """One percentage; training: settings of every repeat, whose seed is the repeat's."""
 
     percent: float = 1.0
     repeats: int = 5
     training: FinetuneConfig = field(default_factory=FinetuneConfig)
 
+    def official(self, kind: str) -> "SemiConfig":
+        return replace(self, training=official(self.training, "semi", kind))
+
+    def check(self) -> None:
+        require(percent=(0 < self.percent <= 100, f"{self.percent:g}", "more than 0 and at most 100"))
+        require(repeats=(self.repeats >= 1, self.repeats, "at least 1"))
+        self.training.check()
+
 
 @dataclass(frozen=True)
-class RepeatConfig:
+class RepeatConfig(Settings):
     percent: float
     subset_seed: int
     training: FinetuneConfig
@@ -34,8 +42,6 @@ class RepeatConfig:
 
 def draw_subset(label: np.ndarray, percent: float, seed: int) -> np.ndarray:
     """(n,) sorted rows: round(percent / 100 * n_c), at least one, of every class. label: (N,) int64."""
-    if not 0 < percent <= 100:
-        raise InputError(f"percent {percent:g}: expected more than 0 and at most 100")
     rng = np.random.default_rng(seed)
     chosen = []
     for c in np.unique(label):
@@ -47,21 +53,18 @@ def draw_subset(label: np.ndarray, percent: float, seed: int) -> np.ndarray:
 def _repeat(subject, settings: RepeatConfig, folder: Path, key: str) -> Outcome:
     train, _ = subject.splits()
     rows = draw_subset(train.label, settings.percent, settings.subset_seed)
-    config = official(settings.training, "semi", subject.kind)
-    outcome = train_subject(subject, config, rows, folder, key)
+    outcome = train_subject(subject, settings.training, rows, folder, key)
     outcome.more["subset"] = train.name[rows].tolist()
     return outcome
 
 
 def semi(subject, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     """Mean and spread over the repeats; every repeat has its own folder with its scores and its sample names."""
-    if settings.repeats < 1:
-        raise InputError(f"repeats {settings.repeats}: expected at least 1")
     name = semi_name(settings.percent)
     complete = (read_results(folder) or {}).get("key") == key  # then this call is a new one, not the rest of a stopped one
     found = []
     for r in range(settings.repeats):
-        training = FinetuneConfig(**{**vars(settings.training), "seed": settings.training.seed + r})
+        training = replace(settings.training, seed=settings.training.seed + r)
         one = RepeatConfig(settings.percent, r, training)
         found.append(subject.evaluate(f"{name}/repeat{r}", one, _repeat, skip_finished=not complete, quiet=True))
     tops = [result["percent"]["top1"] for result in found]
@@ -75,7 +78,7 @@ def semi(subject, settings: SemiConfig, folder: Path, key: str) -> Outcome:
         "schedule": found[0]["schedule"],
     }
     percent = {"top1": mean, "top5": mean_spread([result["percent"]["top5"] for result in found])[0]}
-    return Outcome(percent, first["name"], first["label"], {"scores": first["scores"]}, more)
+    return Outcome(percent, first["name"], first["label"], {}, more)  # the scores are those of the repeats
 
 
 def semi_name(percent: float) -> str:
@@ -83,7 +86,9 @@ def semi_name(percent: float) -> str:
 
 
 def run_semi(subject, percents: tuple[float, ...], repeats: int, training: FinetuneConfig, skip_finished=False) -> list[dict]:
-    """Every percentage; prints mean and spread."""
+    """Every percentage, all of which are checked first; prints mean and spread."""
+    for percent in percents:
+        SemiConfig(percent, repeats, training).official(subject.kind).check()
     found = []
     for percent in percents:
         settings = SemiConfig(percent, repeats, training)

@@ -12,13 +12,13 @@ from hiclr_kernels.augment_ref import Stream
 from torch import nn
 
 from hiclr_fast.config import PretrainConfig
-from hiclr_fast.data.files import sha256
 from hiclr_fast.data.packed import Packed, Split
-from hiclr_fast.encoders import Format, build_encoder, check_fits, load_encoder
+from hiclr_fast.encoders import Format, Weights, build_encoder, check_fits, load_weights
 from hiclr_fast.errors import InputError
-from hiclr_fast.features import Features, cached_features, extract, raw_features, recalibrate
+from hiclr_fast.features import Features, cached_features, check_finite, extract, raw_features, recalibrate
 from hiclr_fast.models.stgcn import init_official
 from hiclr_fast.protocols.results import Outcome, print_row, read_results, result_key, write_results
+from hiclr_fast.protocols.settings import Settings
 from hiclr_fast.run import environment
 
 Origin = Literal["pretrained", "random", "raw"]
@@ -31,6 +31,21 @@ def initial_encoder(config: PretrainConfig, data: Packed) -> nn.Module:
     if config.init == "official":
         init_official(encoder)
     return encoder
+
+
+def train_val(data: Packed) -> tuple[Split, Split]:
+    """The two splits; InputError when one is absent or a validation class has no training sample."""
+    missing = {"train", "val"} - set(data.splits)
+    if missing:
+        raise InputError(f"{data.path} has no {min(missing)} split; the protocol needs train and val")
+    train, val = data["train"], data["val"]
+    unseen = np.setdiff1d(val.label, train.label)
+    if len(unseen):
+        raise InputError(
+            f"{data.path}: class {data.classes[unseen[0]]!r} has validation samples but no training sample; "
+            "prepare a split in which every validation class is trained"
+        )
+    return train, val
 
 
 @dataclass(frozen=True)
@@ -47,63 +62,57 @@ class Subject:
     recalibrate: bool = False
 
     def __post_init__(self):
-        encoder, config = self.loaded
-        theirs = config.layout
+        theirs = self.weights.config.layout
         if theirs not in (None, self.data.layout.name):
             raise InputError(
                 f"{self.checkpoint} was pretrained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
                 "of an encoder belongs to its joints: pretrain on that layout, or prepare the data with the same joints"
             )
-        check_fits(encoder, self.data, str(self.checkpoint))
-        object.__setattr__(self, "stream", self.stream or config.stream)
+        check_fits(self.weights.encoder, self.data, str(self.checkpoint))
+        if self.recalibrate and self.origin == "raw":
+            raise InputError("raw coordinates have no batch-norm statistics to recalibrate; leave --recalibrate out")
+        object.__setattr__(self, "stream", self.stream or self.weights.config.stream)
 
     @cached_property
-    def loaded(self) -> tuple[nn.Module, PretrainConfig]:
-        return load_encoder(self.checkpoint, self.format)
+    def weights(self) -> Weights:
+        return load_weights(self.checkpoint, self.format)
 
     @property
     def kind(self) -> Literal["stgcn", "dsta"]:
         """Which of the two encoders of the paper it is: their official schedules differ."""
-        return self.loaded[1].encoder
+        return self.weights.config.encoder
 
     def splits(self) -> tuple[Split, Split]:
-        """(train, val); InputError when one is absent or a validation class has no training sample."""
-        missing = {"train", "val"} - set(self.data.splits)
-        if missing:
-            raise InputError(f"{self.data.path} has no {min(missing)} split; the protocol needs train and val")
-        train, val = self.data["train"], self.data["val"]
-        unseen = np.setdiff1d(val.label, train.label)
-        if len(unseen):
-            raise InputError(
-                f"{self.data.path}: class {self.data.classes[unseen[0]]!r} has validation samples but no training sample; "
-                "prepare a split in which every validation class is trained"
-            )
-        return train, val
+        """(train, val), checked."""
+        return train_val(self.data)
 
     @cached_property
     def features(self) -> tuple[Features, Features]:
-        """(train, val) features (N, D)."""
+        """(train, val) features (N, D), all finite."""
         train, val = self.splits()
+        if self.origin == "pretrained":
+            found = cached_features(self.weights, self.data, self.stream, self.device, self.recalibrate)
+            return found["train"], found["val"]
         if self.origin == "raw":
-            return tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
-        if self.origin == "random":
+            both = tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
+        else:
             encoder = self.encoder().to(self.device, memory_format=torch.channels_last)
             if self.recalibrate:
                 recalibrate(encoder, train, self.data.layout, self.stream, self.device)
-            return tuple(extract(encoder, split, self.data.layout, self.stream, self.device) for split in (train, val))
-        found = cached_features(self.checkpoint, self.format, self.data, self.stream, self.device, self.recalibrate)
-        return found["train"], found["val"]
+            both = tuple(extract(encoder, split, self.data.layout, self.stream, self.device) for split in (train, val))
+        check_finite(both, f"{self.data.path}, {self.origin}")
+        return both
 
     def encoder(self, **config) -> nn.Module:
         """A new encoder with the subject's weights. config: settings that replace those of the run (dropout)."""
         if self.origin == "raw":
             raise InputError("raw features have no weights to train; choose pretrained or random")
-        base = self.loaded[1]
+        base = self.weights.config
         if self.origin == "random":
             return initial_encoder(replace(base, **config), self.data)
         encoder = build_encoder(replace(base, **config), self.data.layout)
         try:
-            encoder.load_state_dict(self.loaded[0].state_dict())
+            encoder.load_state_dict(self.weights.encoder.state_dict())
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.checkpoint}: its weights do not fit {self.data.path} ({reason})") from None
@@ -113,7 +122,7 @@ class Subject:
         """What a result depends on, beside the protocol's settings."""
         return {
             "checkpoint": str(self.checkpoint),
-            "checkpoint_sha256": sha256(self.checkpoint),
+            "checkpoint_sha256": self.weights.sha256,
             "data": str(self.data.path),
             "data_checksum": self.data.checksum,
             "stream": self.stream,
@@ -122,16 +131,19 @@ class Subject:
         }
 
     def name_of(self, protocol: str) -> str:
-        """Folder of a protocol's results, with what differs from the usual: linear, linear_random, linear_recalibrated."""
+        """Folder of a protocol's results, with what differs from the usual: linear, linear_random, linear_recalibrated.
+
+        Official checkpoints do not tell their stream, so it is no part of the name.
+        """
         words = [self.origin] * (self.origin != "pretrained" and protocol != "supervised")
         words += ["recalibrated"] * self.recalibrate
-        words += [self.stream] * (self.stream != self.loaded[1].stream)
+        words += [self.stream] * (self.format == "hiclr_fast" and self.stream != self.weights.config.stream)
         return "_".join([protocol, *words])
 
     def evaluate(
         self,
         protocol: str,
-        settings: Any,
+        settings: Settings,
         compute: Callable[["Subject", Any, Path, str], Outcome],
         *,
         skip_finished: bool = False,
@@ -139,16 +151,33 @@ class Subject:
     ) -> dict[str, Any]:
         """Runs compute(subject, settings, folder, key), writes results.json and scores.npz, prints a row.
 
-        skip_finished: a finished result of the same checkpoint, data and settings is returned as it is.
+        skip_finished: a finished result of the same checkpoint, data and settings is returned as it is. A result on other
+        data, or of another checkpoint beside this one, is not overwritten: InputError.
         """
+        settings = settings.official(self.kind)
+        settings.check()
         head, *rest = protocol.split("/")
         folder = self.folder.joinpath(self.name_of(head), *rest)
         facts = {"protocol": protocol, "settings": asdict(settings), **self.facts()}
         key = result_key({name: value for name, value in facts.items() if name not in ("checkpoint", "data")})
-        found = read_results(folder) if skip_finished else None
-        if found is None or found.get("key") != key:
+        found = read_results(folder)
+        if found is not None:
+            self._may_replace(found, folder)
+        if found is None or found.get("key") != key or not skip_finished:
             outcome = compute(self, settings, folder, key)
             found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
         if not quiet:
             print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
         return found
+
+    def finished(self, protocol: str) -> dict[str, Any] | None:
+        """The protocol's result, whatever its settings, if it is of this very checkpoint and data."""
+        found = read_results(self.folder / self.name_of(protocol))
+        same = found is not None and all(found.get(name) == self.facts()[name] for name in ("checkpoint_sha256", "data_checksum"))
+        return found if same else None
+
+    def _may_replace(self, found: dict[str, Any], folder: Path) -> None:
+        mine = self.facts()
+        for content, name, file in (("data_checksum", "data", "dataset"), ("checkpoint_sha256", "checkpoint", "checkpoint")):
+            if found.get(content) != mine[content] and Path(found.get(name, "")).name != Path(mine[name]).name:
+                raise InputError(f"{folder} holds results of another {file}, {found.get(name)}; give another folder with --out")

@@ -13,13 +13,15 @@ from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.protocols.subject import Subject
 
 
-def run_transfer(
-    subject: Subject, target: Packed, head: LinearConfig, training: FinetuneConfig, skip_finished: bool = False
-) -> dict[str, dict]:
-    """{linear, finetune}: results on the target, in eval/transfer_{target}/."""
+def moved(subject: Subject, target: Packed) -> Subject:
+    """The subject on another dataset; its results go to transfer_{target}/."""
     if target.checksum == subject.data.checksum:
         raise InputError(f"{target.path} is the dataset of the run itself; give another one with --to, or use finetune")
-    there = replace(subject, data=target, folder=subject.folder / f"transfer_{target.path.name}")
+    return replace(subject, data=target, folder=subject.folder / f"transfer_{target.path.name}")
+
+
+def run_transfer(there: Subject, head: LinearConfig, training: FinetuneConfig, skip_finished: bool = False) -> dict[str, dict]:
+    """{linear, finetune}: results of a `moved` subject."""
     return {
         "linear": there.evaluate("linear", head, linear_protocol, skip_finished=skip_finished),
         "finetune": there.evaluate("finetune", training, finetune, skip_finished=skip_finished),
