@@ -4,9 +4,11 @@ Each benchmark fills `benchmark.extra_info` with op, variant, device, dtype, sha
 """
 
 import datetime
+import gc
 import json
 import platform
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,16 @@ def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="append every benchmark to bench/results/{op}.jsonl")
 
 
+def clock() -> float:
+    """Seconds, after the device has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=clock))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -78,21 +89,47 @@ def pytest_terminal_summary(terminalreporter, config):
                 file.write(json.dumps({**r, **facts}) + "\n")
 
 
+@pytest.fixture(autouse=True)
+def freed():
+    """Compiled modules and captured graphs are cycles: without this their memory stays for the next benchmark."""
+    yield
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def graphed():
+    """graphed(run): `run` as one CUDA graph, the way the training step calls it; without it, a short kernel's time is
+    that of the Python that launches it."""
+
+    def captured(run):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        return graph.replay
+
+    return captured
+
+
 @pytest.fixture
 def measure(benchmark):
-    """measure(run, items=, rounds=, **extra_info): times `run()` after one warm-up call; items per call -> items_per_s."""
+    """measure(run, items=, rounds=, calls=, **extra_info): times `run()` after one warm-up round; items a call -> items_per_s.
 
-    def timed(run, *, items: int, rounds: int = 5, **info):
+    calls: in a round; the device is waited for before and after a round, and times are those of one call.
+    """
+
+    def timed(run, *, items: int, rounds: int = 5, calls: int = 1, **info):
         missing = set(KEYS) - {"items_per_s"} - set(info)
         assert not missing, f"extra_info lacks {sorted(missing)}"
-
-        def synchronized():
-            run()
-            if info["device"] == "cuda":
-                torch.cuda.synchronize()
-
         benchmark.extra_info.update(info)
-        benchmark.pedantic(synchronized, rounds=rounds, iterations=1, warmup_rounds=1)
+        benchmark.pedantic(run, rounds=rounds, iterations=calls, warmup_rounds=1)
         if benchmark.stats is not None:  # None with --benchmark-disable
             benchmark.extra_info["items_per_s"] = items / benchmark.stats.stats.median
 

@@ -23,6 +23,7 @@ KINDS, CONFIG, SHAPE = ("basic", "normal", "strong", "basic"), AugmentConfig(), 
 STRENGTHS = tuple(view_strength(kind, CONFIG, *SHAPE[1:3]) for kind in KINDS)
 BATCHES = (128, 1024, 4096)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+CALLS = {"cpu": 1, "cuda": 20}  # of short kernels, between two waits for the device
 SEED, CHECKED = 5, 12  # samples that every variant is compared on before it is timed
 
 
@@ -97,10 +98,10 @@ def facts(batch: int, device: str, variant: str) -> tuple[dict, int]:
     return dict(op="augment", variant=variant, device=device, dtype="float32", shape=shape, items=batch), moved
 
 
-def timed(measure, benchmark, run, batch, device, variant, copy_seconds, rounds=5):
+def timed(measure, benchmark, run, batch, device, variant, copy_seconds, rounds=5, calls=1):
     """Times `run` and adds GB/s and the fraction of the copy."""
     info, moved = facts(batch, device, variant)
-    measure(run, rounds=rounds, **info)
+    measure(run, rounds=rounds, calls=calls, **info)
     if benchmark.stats is not None:
         seconds = benchmark.stats.stats.median
         benchmark.extra_info |= {"gb_per_s": moved / seconds / 1e9, "copy_fraction": copy_seconds / seconds}
@@ -115,14 +116,15 @@ def copy_run(batch: int, device: str):
 
 @pytest.fixture
 def copy_seconds(batch, device):
-    """Median seconds of the copy."""
-    run, times = copy_run(batch, device), []
+    """Median seconds of the copy; on CUDA many are launched before one wait."""
+    run, times, calls = copy_run(batch, device), [], CALLS[device]
     for _ in range(11):
         start = time.perf_counter()
-        run()
+        for _ in range(calls):
+            run()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append((time.perf_counter() - start) / calls)
     return sorted(times)[len(times) // 2]
 
 
@@ -163,21 +165,31 @@ def test_reference_compiled(measure, benchmark, dataset, copy_seconds, batch, de
     timed(measure, benchmark, lambda: compiled(x, ids, step), batch, device, "reference_compiled", copy_seconds, rounds=2)
 
 
+def make(x, ids, step):
+    return make_views(x, ids, ids, KINDS, CONFIG, NTU, seed=SEED, step=step)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_kernel(measure, benchmark, dataset, copy_seconds, batch, device):
-    """numba on CPU, Triton on GPU, as the loop calls them."""
-    x, ids = dataset.to(device), torch.arange(batch, device=device)
-
-    def make(x, ids, step):
-        return make_views(x, ids, ids, KINDS, CONFIG, NTU, seed=SEED, step=step)
-
+    """numba on CPU, Triton on GPU, called one by one."""
+    x, ids, step = dataset.to(device), torch.arange(batch, device=device), torch.tensor(0, device=device)
     check(make, x)
-    step = torch.tensor(0, device=device)
     timed(measure, benchmark, lambda: make(x, ids, step), batch, device, "kernel", copy_seconds, rounds=21)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda"])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_kernel_graphed(measure, benchmark, graphed, dataset, copy_seconds, batch, device):
+    """Triton, replayed as in the training step's graph."""
+    x, ids, step = dataset.to(device), torch.arange(batch, device=device), torch.tensor(0, device=device)
+    check(make, x)
+    run = graphed(lambda: make(x, ids, step))
+    timed(measure, benchmark, run, batch, device, "kernel_graphed", copy_seconds, rounds=21, calls=CALLS[device])
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_copy(measure, benchmark, copy_seconds, batch, device):
-    timed(measure, benchmark, copy_run(batch, device), batch, device, "copy", copy_seconds, rounds=21)
+    timed(measure, benchmark, copy_run(batch, device), batch, device, "copy", copy_seconds, rounds=21, calls=CALLS[device])

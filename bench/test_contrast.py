@@ -90,6 +90,7 @@ def kernel(q, key, queue):
 
 
 VARIANTS = {f.__name__: f for f in (official_style, reference, chunked, sdpa, kernel)}
+GRAPHED = "kernel_graphed"  # the kernel, replayed as in the training step's graph; CUDA only
 
 
 def resident(field: str) -> int:
@@ -137,7 +138,7 @@ def seconds(run, device: str, repeats: int = 5) -> float:
 def matmul_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a large square product, by the fastest library at hand."""
     side = 1024 if device == "cpu" else 8192
-    a, b = torch.randn(2, side, side).to(device, dtype)
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
     product = contrast_cpu.matmul_t if device == "cpu" else torch.mm
     return 2 * side**3 / seconds(lambda: product(a, b), device, repeats=9)
 
@@ -156,27 +157,31 @@ def check(variant: str, device: str, dtype: torch.dtype, q: int) -> None:
     assert error <= TOLERANCE[dtype], f"relative error {error:.1e}: not timed"
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, GRAPHED])
 @pytest.mark.parametrize(("device", "dtype", "n", "q"), list(cases()))
-def test_contrast(measure, benchmark, device, dtype, n, q, variant):
+def test_contrast(measure, benchmark, graphed, device, dtype, n, q, variant):
+    if variant == GRAPHED and device == "cpu":
+        pytest.skip("nothing is captured on a CPU")
     if variant == "official_style" and dtype != torch.float32:
         pytest.skip("the field's log of a softmax is unsafe in half precision; its float32 run is the yardstick")
     if variant == "sdpa" and device == "cuda" and dtype == torch.float32:
         pytest.skip("flash attention on CUDA takes 16-bit inputs only")
     if variant in ("official_style", "reference") and COPIES * n * q * 4 > available_bytes(device):
         pytest.skip("the logits do not fit in memory")
-    check(variant, device, dtype, q)
-    tensors = arguments(variant, device, dtype, n, q)
+    name = "kernel" if variant == GRAPHED else variant
+    check(name, device, dtype, q)
+    tensors = arguments(name, device, dtype, n, q)
 
     def run():
-        VARIANTS[variant](*tensors)
+        VARIANTS[name](*tensors)
 
     rate = matmul_rate(device, dtype)
     run()
     peak = peak_bytes(run, device)
     info = dict(op="contrast", variant=variant, device=device, dtype=str(dtype)[6:], shape=f"B{BRANCHES} N{n} Q{q} D{D}")
     rounds = 15 if n * q <= 1 << 23 else 3
-    measure(run, items=n, rounds=rounds, **info)
+    graph = variant == GRAPHED
+    measure(graphed(run) if graph else run, items=n, rounds=rounds, calls=20 if graph else 1, **info)
     benchmark.extra_info["peak_mb"] = peak / 1e6 if peak is not None else None
     if benchmark.stats is not None:
         done = 4 * BRANCHES * n * q * D / benchmark.stats.stats.median

@@ -59,18 +59,19 @@ def agree(device: str = "cpu", **kw) -> None:
     x = torch.from_numpy(ours.data["train"].x[:4]).to(device)
     views = [x + 0.1 * i for i in range(4)]
     plain.mask = lambda v: v
-    want, _ = plain.loss(views)
-    want.backward()
-    with ours.train.autocast():
-        q, key = ours.model.queries(views[:3], together=ours.train.together), ours.model.keys(views[3])
-    got, _ = ours.model.loss(q, key, (1.0, 0.5, 0.5), 0)
-    got.backward()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # ours multiplies where the official style convolves
+        want, _ = plain.loss(views)
+        want.backward()
+        with ours.train.autocast():
+            q, key = ours.model.queries(views[:3], together=ours.train.together), ours.model.keys(views[3])
+        got, _ = ours.model.loss(q, key, (1.0, 0.5, 0.5), 0)
+        got.backward()
     bar = 3e-2 if kw.get("amp") else 1e-4
     torch.testing.assert_close(got, want, rtol=bar, atol=bar)
     if not kw.get("amp"):  # from random views, bfloat16 gradients differ by tens of percent: the loss has to do
         mine, theirs = ours.model.encoder_q, plain.encoder_q
         for a, b in ((mine.projector[2], theirs.fc[2]), (mine.data_bn, theirs.data_bn)):
-            torch.testing.assert_close(a.weight.grad, b.weight.grad, rtol=1e-2, atol=1e-2 * b.weight.grad.abs().max().item())
+            assert (a.weight.grad - b.weight.grad).norm() <= 5e-2 * b.weight.grad.norm()
 
 
 def facts(batch: int, device: str, variant: str, dtype: str) -> dict:
@@ -113,12 +114,12 @@ VARIANTS = {
 
 
 def cases():
-    """On CPU nothing is captured, so the eager twins are for CUDA; large batches too."""
+    """On CPU nothing is captured, so the eager twins are for CUDA; large batches too, in float32 as far as memory goes."""
     for name, kw in VARIANTS.items():
         for batch in (32, 128):
             if "no_graph" not in kw:
                 yield pytest.param("cpu", batch, name, id=f"cpu-{batch}-{name}")
-        for batch in (128, 1024, 4096):
+        for batch in (128, 1024, *((4096,) if kw.get("amp") else ())):
             yield pytest.param("cuda", batch, name, id=f"cuda-{batch}-{name}", marks=pytest.mark.gpu)
 
 
@@ -126,7 +127,11 @@ def cases():
 def test_step(measure, benchmark, device, batch, variant):
     """Ours: views, encoders, loss, backward, optimizer, moving average, queue."""
     kw = VARIANTS[variant]
+    torch._dynamo.reset()  # it compiles eight shapes of one forward in a process, then silently none
     agree(device, **kw)
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     ours = trainer(batch, device, **kw)
     batches = (given for epoch in range(1, 10**6) for given in ours.loader.epoch(epoch))
 
@@ -135,8 +140,6 @@ def test_step(measure, benchmark, device, batch, variant):
         ours.step += 1
 
     run()  # compiles, captures
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     measure(run, rounds=5 if device == "cpu" else 30, **facts(batch, device, variant, "bfloat16" if kw.get("amp") else "float32"))
     needed = work(ours)
     copy_rate, product_rate = rates(ours.device, torch.bfloat16 if kw.get("amp") else torch.float32)
@@ -144,4 +147,4 @@ def test_step(measure, benchmark, device, batch, variant):
     if benchmark.stats is not None:
         benchmark.extra_info["floor_fraction"] = floor / benchmark.stats.stats.median
     if device == "cuda":
-        benchmark.extra_info["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        benchmark.extra_info["peak_mb"] = torch.cuda.max_memory_reserved() / 1e6  # what a graph holds is not allocated

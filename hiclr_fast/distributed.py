@@ -61,11 +61,13 @@ class Ranks:
     def _peers(self) -> Iterator[None]:
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise InputError(
                 f"rank {self.rank}: another rank of the {self.world} is gone ({str(error).splitlines()[0][:120]}); "
                 "the last checkpoint is whole: start again with --resume"
-            ) from None
+            ) from error
 
 
 ALONE = Ranks()

@@ -23,6 +23,11 @@ from hiclr_fast.skeletons import Layout
 BATCH = 256
 
 
+def exact():
+    """float32 means float32: without this, cuDNN's convolutions round their inputs to TF32 (10 bits). No effect on CPU."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 @dataclass(frozen=True)
 class Features:
     """feature: (N, D) float32; label: (N,) int64; name: (N,) unicode."""
@@ -39,7 +44,8 @@ def extract(encoder: Encoder, split: Split, layout: Layout, stream: Stream, devi
     parts = []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
         x = torch.from_numpy(split.x[start : start + BATCH]).to(device)
-        parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
+        with exact():
+            parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
     return Features(torch.cat(parts).numpy(), split.label, split.name)
 
 
@@ -56,7 +62,8 @@ def recalibrate(encoder: Encoder, split: Split, layout: Layout, stream: Stream, 
         norm.momentum = None  # a plain average over the batches
         norm.train()
     for rows in np.array_split(np.arange(len(split)), max(1, len(split) // BATCH)):
-        encoder.features(to_stream(torch.from_numpy(split.x[rows]).to(device), stream, layout.parents))
+        with exact():
+            encoder.features(to_stream(torch.from_numpy(split.x[rows]).to(device), stream, layout.parents))
     encoder.eval()
 
 
@@ -82,11 +89,11 @@ def cached_features(
 ) -> dict[str, Features]:
     """Features of every split, from `features/` beside the checkpoint when they are there.
 
-    The key is the checkpoint's content, the data's checksum, the stream and whether the batch-norm statistics were
-    recalibrated on the training split, so that nothing stale is ever used. A damaged cache is made anew.
+    The key is the checkpoint's content, the data's checksum, the stream, the kind of device, and whether the batch-norm
+    statistics were recalibrated on the training split, so that nothing stale is ever used. A damaged cache is made anew.
     """
     check_fits(weights.encoder, data, str(weights.path))
-    key = hashlib.sha256(f"{weights.sha256} {data.checksum} {stream} {recalibrated}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{weights.sha256} {data.checksum} {stream} {device.type} {recalibrated}".encode()).hexdigest()[:16]
     cache = weights.path.parent / "features" / f"{key}.npz"
     if cache.is_file():
         try:

@@ -11,8 +11,9 @@ WARM_UP = 3  # steps on a side stream before a capture: kernels compile, librari
 class GraphedStep:
     """Called like the `TrainStep` it replays, with equal results.
 
-    One capture before the mining epoch, another after it. The warm-up runs on the first batch and is undone. Inputs lie in
-    buffers of their own; a resident dataset (more rows than the batch) is read where it is, so it has to stay there.
+    One capture before the mining epoch, another after it. The warm-up runs on the first batch and is undone, the generator
+    included, so that a replay starts its draws where an eager step would. Inputs lie in buffers of their own; a resident
+    dataset (more rows than the batch) is read where it is, so it has to stay there.
     """
 
     def __init__(self, step: TrainStep):
@@ -36,7 +37,8 @@ class GraphedStep:
         x = batch.x.clone() if self.resident is None else batch.x
         self.inputs = Batch(x, batch.index.clone(), batch.ids.clone(), batch.label)
         scaler, kept = step.scaler.state_dict(), [t.detach().clone() for t in step.state_tensors()]
-        side = torch.cuda.Stream()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        drawn, side = generator.get_state(), torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
@@ -49,4 +51,5 @@ class GraphedStep:
         with torch.no_grad():
             torch._foreach_copy_(list(step.state_tensors()), kept)
         step.scaler.load_state_dict(scaler)
+        generator.set_state(drawn)
         self.graph, self.mining = graph, mining

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hiclr_fast.pretrain import Pretrainer
 from hiclr_fast.step import PHASES
 
-PROBE = 1 << 24  # float32 values of the copy that measures the memory's rate
+PROBE = {"cpu": 1 << 24, "cuda": 1 << 29}  # float32 values of the copy that measures the memory's rate: far beyond any cache
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrix product that measures the arithmetic's rate
 
 
@@ -39,8 +39,11 @@ def wait(device: torch.device) -> None:
 
 
 def rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Bytes per second of a copy (read and written) and FLOP per second of a large matrix product, both the best of five."""
-    source = torch.zeros(PROBE, device=device)
+    """Bytes per second of a copy (read and written) and FLOP per second of a large matrix product, both the best of five.
+
+    On CUDA the float32 product is TF32, as that of cuDNN's convolutions is.
+    """
+    source = torch.zeros(PROBE[device.type], device=device)
     target, side = torch.empty_like(source), SIDE[device.type]
     a, b = torch.randn(2, side, side, device=device).to(dtype)
 
@@ -54,7 +57,11 @@ def rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    return 8 * PROBE / best(lambda: target.copy_(source)), 2 * side**3 / best(lambda: a @ b)
+    copied, allowed = best(lambda: target.copy_(source)), torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    multiplied = best(lambda: a @ b)
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    return 8 * len(source) / copied, 2 * side**3 / multiplied
 
 
 @torch.no_grad()

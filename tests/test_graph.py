@@ -13,6 +13,13 @@ from hiclr_fast.pretrain import Pretrainer
 STEPS = 32
 
 
+@pytest.fixture(autouse=True)
+def repeatable():
+    """Twins may differ by the order of sums only: no TF32, and no algorithm of cuDNN's that changes from call to call."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
+
+
 def on_gpu(test):
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 

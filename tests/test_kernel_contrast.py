@@ -214,9 +214,9 @@ def test_operator_contract():
     torch.library.opcheck(contrast_op, (q.requires_grad_(), key, queue, 0.07, [1.0, 0.5, 0.5], 1, "cpu"))
 
 
-def call(b=3, n=2, q=9, d=64, dtype=torch.float32, key_dtype=None, **options):
-    x = torch.randn(b, n, d, dtype=dtype)
-    return hierarchical_contrast(x, x[0].to(key_dtype or dtype), torch.randn(q, d, dtype=dtype), **options)
+def call(b=3, n=2, q=9, d=64, dtype=torch.float32, key_dtype=None, device="cpu", **options):
+    x = torch.randn(b, n, d, dtype=dtype, device=device)
+    return hierarchical_contrast(x, x[0].to(key_dtype or dtype), torch.randn(q, d, dtype=dtype, device=device), **options)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_bad_input_is_one_sentence(monkeypatch, kernels, options, message):
         pytest.importorskip("triton")
     monkeypatch.setenv("HICLR_KERNELS", kernels)
     with pytest.raises(ValueError, match=message):
-        call(**options)
+        call(device=DEVICES.get(kernels, "cpu"), **options)
 
 
 def test_onednn_product(monkeypatch):

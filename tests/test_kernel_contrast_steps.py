@@ -41,6 +41,8 @@ def test_recorded_losses(golden, backend, size, run, recorded, topk):
 
 def test_recorded_step_through_the_encoder(golden, backend, monkeypatch):
     """A whole step with mining: every parameter's gradient is that of the reference."""
+    if DEVICES[backend] != "cpu":
+        pytest.skip("a model on the CPU; on the GPU the recorded losses above and the twins of test_graph.py say as much")
     monkeypatch.setattr(layers, "plain", lambda: False)  # the same batch norm in both
     g = golden("stgcn_train_step")
     steps = []

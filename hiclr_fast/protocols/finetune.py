@@ -22,6 +22,7 @@ from tqdm import tqdm
 from hiclr_fast.augment import AugmentConfig, make_views
 from hiclr_fast.data.packed import Split
 from hiclr_fast.errors import InputError
+from hiclr_fast.features import exact
 from hiclr_fast.optimizer import MOMENTUM
 from hiclr_fast.protocols.metrics import topk_accuracy
 from hiclr_fast.protocols.results import UNFINISHED, Outcome
@@ -186,7 +187,8 @@ class Training:
         parts = []
         for start in range(0, len(self.val), EVAL_BATCH):
             x = torch.from_numpy(self.val.x[start : start + EVAL_BATCH]).to(self.device)
-            parts.append(self.model(self._stream(x)).float().cpu())
+            with exact():
+                parts.append(self.model(self._stream(x)).float().cpu())
         return torch.cat(parts).numpy()
 
     def run(self, state: Path, key: str) -> np.ndarray:
