@@ -36,7 +36,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     "pku2": NTU | dict(epochs=600, drops=[500], mining_epoch=300),
     "ucla": SMALL | dict(layout="kinect20", frames=50),
     # 115 to 134 training sequences: a queue below that, small batches for more steps; 1-NN did not grow after 20 epochs
-    "irds": SMALL | dict(layout="ntu25", frames=50, queue_size=96, batch_size=16, lr=0.05, epochs=20, mining_epoch=20),
+    "irds": SMALL | dict(layout="ntu25", frames=50, queue_size=96, batch_size=8, lr=0.05, epochs=20, mining_epoch=20),
 }
 ENCODERS: dict[str, dict[str, Any]] = {"stgcn": {}, "dsta": dict(encoder="dsta", weight_decay=5e-4)}
 EXCEPTIONS: dict[tuple[str, str], dict[str, Any]] = {

@@ -26,7 +26,7 @@ from hiclr_fast.protocols.semi import run_semi, semi_name
 from hiclr_fast.protocols.subject import Origin, Subject
 from hiclr_fast.protocols.transfer import moved, run_transfer
 from hiclr_fast.published import published
-from hiclr_fast.run import CHECKPOINT, ENCODER, load_run_config
+from hiclr_fast.run import CHECKPOINT, ENCODER, environment, load_run_config
 from hiclr_fast.tables import Measured, as_json, markdown
 
 
@@ -195,6 +195,7 @@ def reproduce(plan: Plan) -> bool:
     known, head = published(plan.dataset, plan.split), caption(plan, sets, folders, kind)
     table = markdown(measured, known, kind, head)
     write_text(plan.out / "table.md", table)
-    write_text(plan.out / "table.json", json.dumps(as_json(measured, known, head), indent=1))
+    facts = {**as_json(measured, known, head), "environment": environment(plan.device)}
+    write_text(plan.out / "table.json", json.dumps(facts, indent=1))
     print(f"\n{table}\n{plan.out / 'table.md'} and {plan.out / 'table.json'}")
     return True

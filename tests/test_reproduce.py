@@ -114,7 +114,7 @@ def test_folds_have_their_own_folders(tmp_path):
     assert reproduce(plan(tmp_path, data=folds))
     assert (tmp_path / "runs" / "fold2" / "joint_s0" / "encoder.safetensors").is_file()
     found = json.loads((tmp_path / "runs" / "table.json").read_text())
-    assert len(found["rows"][0]["cells"]["joint"]["folds_by_seed"]["0"]) == 2
+    assert len(found["rows"][0]["cells"]["joint"]["folds_by_seed"]["0"]) == 2 and found["environment"]["torch"]
     assert "mean over 2 folds" in found["caption"][1] and "linear epochs 1" in found["caption"][2]
 
 
