@@ -100,33 +100,41 @@ def _transfer(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
     return {f"transfer to {target.path.name}, {name}": result["percent"]["top1"] for name, result in found.items()}
 
 
-ALL: tuple[Origin, ...] = ("pretrained", "random", "raw")
-STAGES = {  # what needs features only, raw coordinates have too; what trains an encoder, they have not
+# Kinds of features as the table names them: (origin, batch-norm statistics of clean data). At its start an encoder has the
+# statistics (0, 1), with which it is a weak baseline; with those of the data it is the fairer one.
+KINDS: dict[str, tuple[Origin, bool]] = {
+    "pretrained": ("pretrained", False),
+    "random": ("random", False),
+    "random, recalibrated": ("random", True),
+    "raw": ("raw", False),
+}
+ALL, TRAINED = tuple(KINDS), ("pretrained", "random")
+STAGES = {  # what needs features only, all have; what trains an encoder, only those that have one
     "knn": (_knn, ALL),
     "linear": (_linear, ALL),
     "retrieval": (_retrieval, ALL),
     "cluster": (_cluster, ALL),
-    "semi": (_semi, ALL[:2]),
-    "finetune": (_finetune, ALL[:2]),
-    "transfer": (_transfer, ALL[:2]),
+    "semi": (_semi, TRAINED),
+    "finetune": (_finetune, TRAINED),
+    "transfer": (_transfer, TRAINED),
 }
 
 
-def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[Origin, str], float]:
-    """{(origin, row of the table): percent} of one run: all protocols, all origins."""
-    found: dict[tuple[Origin, str], float] = {}
-    for origin in ALL:
-        subject = Subject(checkpoint_of(run), data, run / "eval", plan.device, origin=origin)
+def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[str, str], float]:
+    """{(kind, row of the table): percent} of one run: all protocols, all kinds of features."""
+    found: dict[tuple[str, str], float] = {}
+    for kind, (origin, recalibrate) in KINDS.items():
+        subject = Subject(checkpoint_of(run), data, run / "eval", plan.device, origin=origin, recalibrate=recalibrate)
         for protocol in plan.protocols:
-            stage, origins = STAGES[protocol]
-            if origin in origins:
-                found |= {(origin, row): percent for row, percent in stage(plan, subject, seed).items()}
+            stage, kinds = STAGES[protocol]
+            if kind in kinds:
+                found |= {(kind, row): percent for row, percent in stage(plan, subject, seed).items()}
     return found
 
 
-def fuse_streams(plan: Plan, folder: Path, seed: int) -> dict[tuple[Origin, str, str], float]:
-    """{(origin, row, weights): percent} of what the three streams' runs in `folder` predict together."""
-    found: dict[tuple[Origin, str, str], float] = {}
+def fuse_streams(plan: Plan, folder: Path, seed: int) -> dict[tuple[str, str, str], float]:
+    """{(kind, row, weights): percent} of what the three streams' runs in `folder` predict together."""
+    found: dict[tuple[str, str, str], float] = {}
 
     def fused(protocol: str, weights: str) -> float:
         runs = [run_folder(folder, stream, seed) / "eval" / protocol for stream in STREAMS]
@@ -135,14 +143,14 @@ def fuse_streams(plan: Plan, folder: Path, seed: int) -> dict[tuple[Origin, str,
 
     for weights in WEIGHTS:
         if "linear" in plan.protocols:
-            for origin, suffix in zip(ALL, ("", "_random", "_raw"), strict=True):
+            for origin, suffix in zip(ALL, ("", "_random", "_random_recalibrated", "_raw"), strict=True):
                 found[origin, "linear", weights] = fused(f"linear{suffix}", weights)
         if "finetune" in plan.protocols:
             found["pretrained", "finetune", weights] = fused("finetune", weights)
             found["random", "finetune", weights] = fused("supervised", weights)
         if "semi" in plan.protocols:
             for percent in plan.semi_percent:
-                for origin, suffix in zip(ALL[:2], ("", "_random"), strict=True):
+                for origin, suffix in zip(TRAINED, ("", "_random"), strict=True):
                     repeats = [fused(f"{semi_name(percent)}{suffix}/repeat{r}", weights) for r in range(plan.semi_repeats)]
                     found[origin, f"semi, {percent:g} %", weights] = sum(repeats) / len(repeats)
     return found

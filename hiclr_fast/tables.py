@@ -8,7 +8,12 @@ from hiclr_fast.protocols.ensemble import STREAMS, WEIGHTS
 from hiclr_fast.protocols.metrics import mean_spread
 from hiclr_fast.published import Published
 
-ORIGINS = {"pretrained": "HiCLR", "random": "random initialisation", "raw": "raw features"}
+ORIGINS = {
+    "pretrained": "HiCLR",
+    "random": "random initialisation",
+    "random, recalibrated": "random, clean statistics",
+    "raw": "raw features",
+}
 FUSED = {name: f"3 streams, {'/'.join(f'{w:g}' for w in weights)}" for name, weights in WEIGHTS.items()}
 
 

@@ -158,8 +158,10 @@ def test_the_whole_chain(tmp_path, monkeypatch, capsys):
         for row in ("linear", "finetune", "semi, 20 %"):
             assert re.search(rf"\| {origin} \| {row} (\| [\d.]+ ± [\d.]+ ){{5}}\| - \|", table), (origin, row)
         assert re.search(rf"\| {origin} \| transfer to others, finetune (\| [\d.]+ ± [\d.]+ ){{3}}\| - \| - \| - \|", table)
-    for row in ("k-NN, k=1", "k-NN, weighted k=20", "linear", "retrieval, mAP", "k-means, NMI"):
-        assert re.search(rf"\| raw features \| {row} (\| [\d.]+ ± [\d.]+ ){{3}}", table), row
+    for kind in ("raw features", "random, clean statistics"):
+        for row in ("k-NN, k=1", "k-NN, weighted k=20", "linear", "retrieval, mAP", "k-means, NMI"):
+            assert re.search(rf"\| {kind} \| {row} (\| [\d.]+ ± [\d.]+ ){{3}}", table), (kind, row)
+    assert "random, clean statistics | finetune" not in table
     assert "semi epochs 1" in table and "finetune epochs 2" in table and "Pretrained for 2 epochs" in table
 
     def written() -> dict[Path, int]:
