@@ -20,7 +20,7 @@ from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.protocols.semi import run_semi
 from hiclr_fast.protocols.subject import Subject
-from hiclr_fast.protocols.transfer import moved, run_transfer
+from hiclr_fast.protocols.transfer import folder_of, moved, run_transfer
 from hiclr_fast.run import load_run_config
 
 
@@ -141,7 +141,7 @@ class Transfer:
         target, source = open_packed(self.to), self.source
         if source.checkpoint and not source.data:  # nothing of the data it was pretrained on is needed
             there = replace(source, data=self.to).subject()
-            there = replace(there, folder=there.folder / f"transfer_{target.path.name}")
+            there = replace(there, folder=there.folder / folder_of(target))
         else:
             there = moved(source.subject(), target)
         run_transfer(there, self.head, self.finetune)

@@ -17,7 +17,12 @@ def moved(subject: Subject, target: Packed) -> Subject:
     """The subject on another dataset; its results go to transfer_{target}/."""
     if target.checksum == subject.data.checksum:
         raise InputError(f"{target.path} is the dataset of the run itself; give another one with --to, or use finetune")
-    return replace(subject, data=target, folder=subject.folder / f"transfer_{target.path.name}")
+    return replace(subject, data=target, folder=subject.folder / folder_of(target))
+
+
+def folder_of(target: Packed) -> str:
+    """Where results on the target go, below those of the run."""
+    return f"transfer_{target.path.name}"
 
 
 def run_transfer(there: Subject, head: LinearConfig, training: FinetuneConfig, skip_finished: bool = False) -> dict[str, dict]:
