@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from hiclr_kernels.augment import draw_views
-from hiclr_kernels.augment_draw import Draws, draw_keep, draw_rows, switches
-from hiclr_kernels.augment_ref import apply_view
-from hiclr_kernels.philox_ref import uniform
+from hiclr_kernels.augment.draw import Draws, draw_keep, draw_rows, switches
+from hiclr_kernels.augment.reference import apply_view
+from hiclr_kernels.philox.reference import uniform
 from official_style import Views, basic, normal
 
 from hiclr_fast.augment import AugmentConfig, make_views, view_strength

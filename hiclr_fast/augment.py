@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 from hiclr_kernels.augment import apply_views, draw_views
-from hiclr_kernels.augment_draw import ViewStrength
-from hiclr_kernels.augment_ref import Stream
+from hiclr_kernels.augment.draw import ViewStrength
+from hiclr_kernels.augment.reference import Stream
 from torch import Tensor
 
 from hiclr_fast.skeletons import Layout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hiclr_kernels.augment_ref import Stream, to_stream
+from hiclr_kernels.augment.reference import Stream, to_stream
 from torch import nn
 from tqdm import tqdm
 

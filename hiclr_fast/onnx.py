@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hiclr_kernels.augment_ref import Stream, to_stream
+from hiclr_kernels.augment.reference import Stream, to_stream
 from torch import Tensor, nn
 
 from hiclr_fast.config import PretrainConfig, as_plain

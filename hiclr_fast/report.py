@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from hiclr_kernels.augment import apply_views, draw_views
-from hiclr_kernels.augment_draw import BLUR, FLIP, MATRIX, NOISE, REVERSE, SHIFT, TAPS
-from hiclr_kernels.augment_ref import Stream, to_stream
+from hiclr_kernels.augment.draw import BLUR, FLIP, MATRIX, NOISE, REVERSE, SHIFT, TAPS
+from hiclr_kernels.augment.reference import Stream, to_stream
 
 from hiclr_fast.augment import AugmentConfig, view_strength
 from hiclr_fast.data.packed import Packed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hiclr_kernels.augment_ref import to_stream
+from hiclr_kernels.augment.reference import to_stream
 from jinja2 import Environment
 
 from hiclr_fast.config import as_plain

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from hiclr_kernels.augment_draw import BATCH_ID
-from hiclr_kernels.philox_ref import uniform
+from hiclr_kernels.augment.draw import BATCH_ID
+from hiclr_kernels.philox.reference import uniform
 from torch import Tensor, nn
 
 EPS = 1e-5  # added to the variance, official AdaIN

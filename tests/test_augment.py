@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import packed, tiny
 from hiclr_kernels.augment import draw_views
-from hiclr_kernels.augment_draw import ViewStrength, blur_taps, rotation
-from hiclr_kernels.philox_ref import philox
+from hiclr_kernels.augment.draw import ViewStrength, blur_taps, rotation
+from hiclr_kernels.philox.reference import philox
 
 from hiclr_fast.augment import AugmentConfig, make_views, view_strength
 from hiclr_fast.data.packed import open_packed

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from hiclr_kernels.augment import apply_views, draw_views
-from hiclr_kernels.augment_draw import NOISE_BLOCK, ViewStrength, draw_rows
-from hiclr_kernels.philox_ref import normal, uniform
+from hiclr_kernels.augment.draw import NOISE_BLOCK, ViewStrength, draw_rows
+from hiclr_kernels.philox.reference import normal, uniform
 from scipy import stats
 
 from hiclr_fast.augment import AugmentConfig, view_strength

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from hiclr_kernels.augment_draw import rotation
-from hiclr_kernels.augment_ref import blur_matrix
-from hiclr_kernels.contrast_ref import hierarchical_contrast
+from hiclr_kernels.augment.draw import rotation
+from hiclr_kernels.augment.reference import blur_matrix
+from hiclr_kernels.contrast.reference import hierarchical_contrast
 from official_style import Views, blur, crop, plain_loss, rotate, shear
 
 

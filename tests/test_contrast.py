@@ -3,8 +3,8 @@
 import pytest
 import torch
 from conftest import rms_error
-from hiclr_kernels.augment_ref import ViewParams, apply_view
-from hiclr_kernels.contrast_ref import WEIGHTS
+from hiclr_kernels.augment.reference import ViewParams, apply_view
+from hiclr_kernels.contrast.reference import WEIGHTS
 
 from hiclr_fast.contrast import HiCLR
 from hiclr_fast.models.official import official_name

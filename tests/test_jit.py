@@ -35,7 +35,7 @@ def test_numba_leaves_the_number_of_torch_threads_as_it_is():
     code = (
         "import torch; torch.set_num_threads(1)\n"
         "from hiclr_kernels.augment import draw_views\n"
-        "from hiclr_kernels.augment_draw import ViewStrength\n"
+        "from hiclr_kernels.augment.draw import ViewStrength\n"
         "draw_views([ViewStrength(padding=2, shear=0.5)], torch.arange(4), torch.tensor(0), seed=0, frames=8, joints=5)\n"
         "print(torch.get_num_threads())"
     )

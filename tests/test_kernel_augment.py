@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import rms_error
 from hiclr_kernels.augment import apply_views, draw_views
-from hiclr_kernels.augment_draw import NOISE_BLOCK, Draws, ViewStrength, draw_rows, pack, rotation
-from hiclr_kernels.augment_ref import ViewParams, apply_view, blur_matrix, source_frames
-from hiclr_kernels.philox_ref import uniform
+from hiclr_kernels.augment.draw import NOISE_BLOCK, Draws, ViewStrength, draw_rows, pack, rotation
+from hiclr_kernels.augment.reference import ViewParams, apply_view, blur_matrix, source_frames
+from hiclr_kernels.philox.reference import uniform
 
 from hiclr_fast.skeletons import LAYOUTS
 
@@ -35,7 +35,7 @@ def backend(request, monkeypatch):
     monkeypatch.setenv("HICLR_KERNELS", request.param)
     if request.param == "triton":
         pytest.importorskip("triton")
-        from hiclr_kernels import augment_triton
+        from hiclr_kernels.augment import gpu as augment_triton
 
         if DEVICE == "cpu":  # the interpreter's time is per operation: fewer, larger tiles
             monkeypatch.setattr(augment_triton, "BLOCK", 512)

@@ -24,7 +24,8 @@ SCALARS = dict(n="i32", masks="i32", total="i32", T="i32", V="i32", seed="i64", 
 
 def kernels() -> dict:
     """name -> (kernel, constants, warps), NTU shape: T 50, V 25, M 2, four views."""
-    from hiclr_kernels import augment_triton, augment_triton_draw
+    from hiclr_kernels.augment import gpu as augment_triton
+    from hiclr_kernels.augment import gpu_draw as augment_triton_draw
 
     shape = dict(T=50, V=25, M=2)
     view = dict(**shape, W=4, MASKED=4, GIVEN=False, BLOCK=augment_triton.BLOCK)

@@ -71,7 +71,7 @@ def test_nan_stays_nan_in_bfloat16():
 
 
 def test_rounding_to_bfloat16_is_to_nearest_even():
-    from hiclr_kernels.batch_norm_numba import apply
+    from hiclr_kernels.batch_norm.cpu import apply
 
     x = torch.randn(1, 4096, 16).bfloat16()
     scale = torch.rand(1, 16)

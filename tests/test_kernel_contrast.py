@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import rms_error
-from hiclr_kernels import contrast_cpu, contrast_ref
 from hiclr_kernels.contrast import contrast_op, hierarchical_contrast
+from hiclr_kernels.contrast import cpu as contrast_cpu
+from hiclr_kernels.contrast import reference as contrast_ref
 
 WEIGHTS = (1.0, 0.5, 0.3, 0.2, 0.1)
 INCOMING = 1.7  # gradient that arrives at the loss
@@ -102,7 +103,7 @@ def test_triton_in_float32(case, monkeypatch, poison):
 
 def test_triton_splits_of_the_queue(monkeypatch, poison):
     """From one split to one a tile, the last one shorter."""
-    launch = pytest.importorskip("hiclr_kernels.contrast_launch")
+    launch = pytest.importorskip("hiclr_kernels.contrast.gpu")
     monkeypatch.setenv("HICLR_KERNELS", "triton")
     for slots in (1, 4, 200):
         monkeypatch.setattr(launch, "slots_of", lambda device, slots=slots: slots)
@@ -110,7 +111,7 @@ def test_triton_splits_of_the_queue(monkeypatch, poison):
 
 
 def test_split_count_fills_the_waves():
-    launch = pytest.importorskip("hiclr_kernels.contrast_launch")
+    launch = pytest.importorskip("hiclr_kernels.contrast.gpu")
     for row_blocks, tiles in ((3, 512), (12, 512), (48, 512), (192, 512), (192, 3), (1, 1), (1000, 7)):
         splits = launch.split_count(row_blocks, tiles, 132)
         waves = row_blocks * splits / 132

@@ -63,8 +63,8 @@ def compile_kernel(kernel, types: dict, constants: dict, options: dict, capabili
 
 
 def compile_all(capability: int) -> dict:
-    """Kernel and configuration -> resources, for everything that `contrast_launch` can launch."""
-    from hiclr_kernels import contrast_launch as launch
+    """Kernel and configuration -> resources, for everything that `contrast.gpu` can launch."""
+    from hiclr_kernels.contrast import gpu as launch
 
     between = dict(m_ptr="*fp32", l_ptr="*fp32", acc_ptr="*fp32", value_ptr="*fp32", index_ptr="*i32", queue_rows="i32")
     used = {}
@@ -112,7 +112,7 @@ def test_budget(capability):
 
 
 def test_every_tile_has_a_budget():
-    launch = pytest.importorskip("hiclr_kernels.contrast_launch")
+    launch = pytest.importorskip("hiclr_kernels.contrast.gpu")
     assert set(launch.TILES) == set(BUDGET)
 
 

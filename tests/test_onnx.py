@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
-from hiclr_kernels.augment_ref import to_stream
+from hiclr_kernels.augment.reference import to_stream
 
 from hiclr_fast import onnx
 from hiclr_fast.encoders import build_encoder

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import packed
-from hiclr_kernels.augment_draw import ROW, ViewStrength, draw_rows
+from hiclr_kernels.augment.draw import ROW, ViewStrength, draw_rows
 
 from hiclr_fast.augment import AugmentConfig, make_views
 from hiclr_fast.data.packed import open_packed

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hiclr_kernels.augment_ref import to_stream
+from hiclr_kernels.augment.reference import to_stream
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS, adjacency, get_layout, hop_distance

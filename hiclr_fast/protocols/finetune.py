@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hiclr_kernels.augment_ref import Stream, to_stream
+from hiclr_kernels.augment.reference import Stream, to_stream
 from torch import Tensor, nn
 from tqdm import tqdm
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from hiclr_kernels.augment_ref import Stream
+from hiclr_kernels.augment.reference import Stream
 from torch import nn
 
 from hiclr_fast.config import PretrainConfig

@@ -1,1 +1,1 @@
-"""Kernels of hiclr_fast, and beside each the plain-torch reference (`*_ref.py`) that it has to match and beat."""
+"""Kernels of hiclr_fast: one folder an op, which holds the public function, its plain-torch reference and one file a backend."""

@@ -18,9 +18,8 @@ from numba import njit
 def _folder(source: Path) -> str:
     """Where code compiled from that folder is kept: beside it, under a digest of its files and of this package's."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for folder in (source, Path(__file__).parent):
-        for file in sorted(folder.glob("*.py")):
-            digest.update(file.read_bytes())
+    for file in (*sorted(source.glob("*.py")), *sorted(Path(__file__).parent.rglob("*.py"))):
+        digest.update(file.read_bytes())
     return str(source / "__pycache__" / f"numba_{digest.hexdigest()[:16]}")
 
 

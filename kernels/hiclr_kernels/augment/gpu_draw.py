@@ -1,4 +1,4 @@
-"""The draws of `augment_draw` on the GPU: one small kernel for the rows, one for the masks, and normals for the views.
+"""The draws of `augment.draw` on the GPU: one small kernel for the rows, one for the masks, and normals for the views.
 
 The step is read from a device tensor: a captured graph draws afresh at every replay.
 """
@@ -10,15 +10,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hiclr_kernels import augment_draw
-from hiclr_kernels.augment_draw import Draws, ViewStrength, strength_table, switches
+from hiclr_kernels.augment import draw as rules
+from hiclr_kernels.augment.draw import Draws, ViewStrength, strength_table, switches
 
 COLUMNS = 14  # of strength_table
 ROW, MATRIX, NOISE, TAPS, SHIFT, FLIP, BLUR, REVERSE = (
-    tl.constexpr(getattr(augment_draw, name)) for name in "ROW MATRIX NOISE TAPS SHIFT FLIP BLUR REVERSE".split()
+    tl.constexpr(getattr(rules, name)) for name in "ROW MATRIX NOISE TAPS SHIFT FLIP BLUR REVERSE".split()
 )
-HALF, NUM_TAPS = tl.constexpr(augment_draw.BLUR_TAPS // 2), tl.constexpr(augment_draw.BLUR_TAPS)
-MASK_BLOCK, BATCH_ID = tl.constexpr(augment_draw.MASK_BLOCK), tl.constexpr(augment_draw.BATCH_ID)
+HALF, NUM_TAPS = tl.constexpr(rules.BLUR_TAPS // 2), tl.constexpr(rules.BLUR_TAPS)
+MASK_BLOCK, BATCH_ID = tl.constexpr(rules.MASK_BLOCK), tl.constexpr(rules.BATCH_ID)
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def _cos_sin(angle):
 
 @triton.jit
 def _box_muller(wa, wb):
-    """Two normals from two words: the polynomials and exact range reductions of `philox_numba`, no library call."""
+    """Two normals from two words: the polynomials and exact range reductions of `philox.cpu`, no library call."""
     value = (16777216 - (wa >> 8).to(tl.int32)).to(tl.float32) * 5.9604644775390625e-8
     shifted = value.to(tl.int32, bitcast=True) - 0x3F3504F3
     e = (shifted >> 23).to(tl.float32)
@@ -69,7 +69,7 @@ def _box_muller(wa, wb):
 
 @triton.jit
 def normals(seed, block, view, sample, step):
-    """Four standard normals for every block: values i, i + Q, i + 2Q, i + 3Q of `philox_ref.normal`."""
+    """Four standard normals for every block: values i, i + Q, i + 2Q, i + 3Q of `philox.reference.normal`."""
     a, b, c, d = tl.philox(seed, block.to(tl.uint32), view, sample, step)
     z0, z1 = _box_muller(a, b)
     z2, z3 = _box_muller(c, d)
@@ -78,7 +78,7 @@ def normals(seed, block, view, sample, step):
 
 @triton.jit(do_not_specialize=["seed"])
 def _rows_kernel(table, sample, step, rows, total, seed, W: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """rows (N * W, 32), one lane each: `augment_draw.draw_rows`."""
+    """rows (N * W, 32), one lane each: `augment.draw.draw_rows`."""
     item = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = item < total
     view = (item % W).to(tl.uint32)
@@ -171,10 +171,10 @@ def draw(
     joints: int,
     mask_per_sample: bool,
 ) -> Draws:
-    """`augment_draw.Draws`; the first call with new strengths copies them to the device (do it before a capture)."""
+    """`augment.draw.Draws`; the first call with new strengths copies them to the device (do it before a capture)."""
     n, views, block = len(sample), len(strengths), 128
     table = _table(strengths, sample.device)
-    rows = torch.empty(n, views, augment_draw.ROW, device=sample.device)
+    rows = torch.empty(n, views, rules.ROW, device=sample.device)
     _rows_kernel[(triton.cdiv(n * views, block),)](table, sample, step, rows, n * views, seed, views, COLUMNS, block)
     (masked, noisy), keep = switches(strengths), None
     if any(masked):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiclr_kernels.augment_ref import BLUR_TAPS, ViewParams
-from hiclr_kernels.philox_ref import normal, uniform
+from hiclr_kernels.augment.reference import BLUR_TAPS, ViewParams
+from hiclr_kernels.philox.reference import normal, uniform
 
 UNIFORMS = 20  # drawn for every (sample, view)
 BATCH_ID = 0xFFFFFFFF  # sample id of draws that the whole batch shares

@@ -1,4 +1,4 @@
-"""The draws of `augment_draw` in numba: the same counters, the same bits."""
+"""The draws of `augment.draw` in numba: the same counters, the same bits."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from hiclr_kernels.augment_draw import (
+from hiclr_kernels.augment.draw import (
     BATCH_ID,
     BLUR,
     BLUR_TAPS,
@@ -27,7 +27,7 @@ from hiclr_kernels.augment_draw import (
     switches,
 )
 from hiclr_kernels.jit import compiled
-from hiclr_kernels.philox_numba import FLAGS, F, uniforms
+from hiclr_kernels.philox.cpu import FLAGS, F, uniforms
 
 HALF = BLUR_TAPS // 2
 MASK32 = 0xFFFFFFFF
@@ -35,7 +35,7 @@ MASK32 = 0xFFFFFFFF
 
 @compiled(**FLAGS)
 def _row(u, table, row):
-    """One row of `augment_draw.draw_rows`. u: (20,); table: (14,); row: (32,) of zeros."""
+    """One row of `augment.draw.draw_rows`. u: (20,); table: (14,); row: (32,) of zeros."""
     row[SHIFT] = math.floor(u[0] * table[0]) - (table[0] - F(1)) / F(2)
     off = (u[1:7] * F(2) - F(1)) * table[1]
     main = int(u[8] * F(3))

@@ -6,7 +6,7 @@
 
 One group is one view: its statistics are its own. Four passes over memory, two forward and two backward; saved are x, y
 (which the next layer saves anyway) and the random bits of the dropout. Backends: numba on CPU, for float32 and bfloat16;
-plain torch (`batch_norm_ref`) for everything else. torch's own channels-last CPU kernels add a channel up one value at a
+plain torch (`batch_norm.reference`) for everything else. torch's own channels-last CPU kernels add a channel up one value at a
 time, which costs 10 times the rounding noise of its contiguous ones in the output and 50 times in the gradients.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hiclr_kernels import batch_norm_ref
+from hiclr_kernels.batch_norm import reference
 
 _CL = torch.channels_last
 
@@ -27,10 +27,10 @@ def fused(x: Tensor) -> bool:
 
 def _passes(x: Tensor):
     if not fused(x):
-        return batch_norm_ref
-    from hiclr_kernels import batch_norm_numba  # here: a machine with a GPU may do without numba
+        return reference
+    from hiclr_kernels.batch_norm import cpu  # here: a machine with a GPU may do without numba
 
-    return batch_norm_numba
+    return cpu
 
 
 def _groups(x: Tensor | None, groups: int) -> Tensor | None:

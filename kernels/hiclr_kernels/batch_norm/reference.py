@@ -1,4 +1,4 @@
-"""The four passes of batch norm with activation, in plain torch: what `batch_norm_numba` does, for any device and dtype.
+"""The four passes of batch norm with activation, in plain torch: what `batch_norm.cpu` does, for any device and dtype.
 
 x, out, grad: (G, L, C), G groups of rows that are normalised each by itself. Sums are taken in float64.
 """

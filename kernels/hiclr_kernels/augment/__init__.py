@@ -4,7 +4,7 @@
 
 A = rotation x shear, blur = 15 taps along time, stream = joint, bone or motion, mask = joints replaced by a learned scalar.
 `draw_views` draws every parameter from counters; `apply_views` is deterministic given them. Backends: Triton on CUDA
-(`augment_triton.py`), numba on CPU (`augment_numba.py`), plain torch anywhere (`augment_draw.py`, `augment_ref.py`); all
+(`augment/gpu.py`), numba on CPU (`augment/cpu.py`), plain torch anywhere (`augment/draw.py`, `augment/reference.py`); all
 draw the same bits. Official quirks that hold by default: the blur taps are not divided by their sum (gain 1 to 5), one
 joint mask for the whole batch, noise and mask also on an empty body; `blur_normalized` and `mask_per_sample` end the first two.
 """
@@ -14,17 +14,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hiclr_kernels.augment_draw import Draws, ViewStrength, draw_keep, draw_rows, switches
-from hiclr_kernels.augment_ref import Stream, apply_view
+from hiclr_kernels.augment.draw import Draws, ViewStrength, draw_keep, draw_rows, switches
+from hiclr_kernels.augment.reference import Stream, apply_view
 from hiclr_kernels.backend import choose_backend
 
 
 def _module(backend: str):
     """The backend's module; imported here, so that a machine without Triton (or numba) can do without it."""
     if backend == "triton":
-        from hiclr_kernels import augment_triton as module
+        from hiclr_kernels.augment import gpu as module
     else:
-        from hiclr_kernels import augment_numba as module
+        from hiclr_kernels.augment import cpu as module
     return module
 
 

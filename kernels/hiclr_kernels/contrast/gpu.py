@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hiclr_kernels.contrast_triton import PAIR_SCALE, merge_kernel, reduce_kernel, sweep_kernel
+from hiclr_kernels.contrast.gpu_kernels import PAIR_SCALE, merge_kernel, reduce_kernel, sweep_kernel
 
 if triton.knobs.runtime.interpret:
     from hiclr_kernels.interpreter import correct_bfloat16

@@ -14,10 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hiclr_kernels import augment_draw
-from hiclr_kernels.augment_draw import Draws
-from hiclr_kernels.augment_ref import Stream
-from hiclr_kernels.augment_triton_draw import (
+from hiclr_kernels.augment import draw as rules
+from hiclr_kernels.augment.draw import Draws
+from hiclr_kernels.augment.gpu_draw import (
     BLUR,
     FLIP,
     HALF,
@@ -31,12 +30,13 @@ from hiclr_kernels.augment_triton_draw import (
     draw,
     normals,
 )
+from hiclr_kernels.augment.reference import Stream
 
 __all__ = ["apply", "draw", "fill_gradient"]
 STREAMS = ("joint", "bone", "motion")
 BLOCK = 128  # positions of one load; a thread has 4 positions x 3 coordinates
 PROGRAMS_PER_SM = 5  # as many as fit at once with up to 102 registers: one wave
-NOISE_BLOCK = tl.constexpr(augment_draw.NOISE_BLOCK)
+NOISE_BLOCK = tl.constexpr(rules.NOISE_BLOCK)
 
 
 @triton.jit

@@ -9,11 +9,11 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from hiclr_kernels.augment_draw import BLUR, BLUR_TAPS, FLIP, MATRIX, NOISE, NOISE_BLOCK, REVERSE, SHIFT, TAPS, Draws
-from hiclr_kernels.augment_numba_draw import HALF, MASK32, draw, key_words, threads
-from hiclr_kernels.augment_ref import Stream
+from hiclr_kernels.augment.cpu_draw import HALF, MASK32, draw, key_words, threads
+from hiclr_kernels.augment.draw import BLUR, BLUR_TAPS, FLIP, MATRIX, NOISE, NOISE_BLOCK, REVERSE, SHIFT, TAPS, Draws
+from hiclr_kernels.augment.reference import Stream
 from hiclr_kernels.jit import compiled
-from hiclr_kernels.philox_numba import FLAGS, F, normals
+from hiclr_kernels.philox.cpu import FLAGS, F, normals
 
 __all__ = ["apply", "draw", "fill_gradient"]
 STREAMS = ("joint", "bone", "motion")

@@ -1,7 +1,7 @@
 """The four passes of batch norm with activation on CPU: each reads and writes memory once, float32 and bfloat16.
 
 Channels are last, so that the inner loops run over contiguous channels and vectorise; few channels are taken several rows
-at a time. Sums are float64: one pass gives mean and variance. Signatures: `batch_norm_ref`.
+at a time. Sums are float64: one pass gives mean and variance. Signatures: `batch_norm.reference`.
 
 Threads are Python's, with the lock released: numba's own start all of theirs even when one is asked for, and wait for each
 other actively, which takes milliseconds a call on a machine that is busy with other work.
@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from hiclr_kernels.jit import compiled
-from hiclr_kernels.philox_numba import FLAGS, F
+from hiclr_kernels.philox.cpu import FLAGS, F
 
 WIDTH = 64  # values of an inner loop at least, where the number of rows allows it
 BLOCKS = 64  # parts of the rows of a group, shared out among the threads

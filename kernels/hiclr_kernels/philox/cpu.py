@@ -1,4 +1,4 @@
-"""Philox4x32-10 and Box-Muller in numba: the bits of `philox_ref`, loops that LLVM vectorises, about 0.7 ns a normal.
+"""Philox4x32-10 and Box-Muller in numba: the bits of `philox.reference`, loops that LLVM vectorises, about 0.7 ns a normal.
 
 Polynomials: Cephes logf, sinf and cosf (Moshier). Both ranges are reduced exactly, on the integer bits, so that a normal
 is within 2e-6 of the one computed in float64.
@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from hiclr_kernels.jit import compiled
-from hiclr_kernels.philox_ref import MULTIPLIER, ROUNDS, WEYL
+from hiclr_kernels.philox.reference import MULTIPLIER, ROUNDS, WEYL
 
 FLAGS = {"fastmath": {"contract"}, "error_model": "numpy"}
 _A, _B = np.uint64(MULTIPLIER[0]), np.uint64(MULTIPLIER[1])
@@ -36,7 +36,7 @@ def philox(k0, k1, c0, c1, c2, c3):
 
 @compiled(**FLAGS)
 def uniforms(k0, k1, first, c1, c2, c3, out):
-    """Fills out (n,) float32 with `philox_ref.uniform`."""
+    """Fills out (n,) float32 with `philox.reference.uniform`."""
     for block in range(-(-len(out) // 4)):
         words = philox(k0, k1, np.uint32(first + block), c1, c2, c3)
         for lane in range(min(4, len(out) - 4 * block)):
@@ -89,7 +89,7 @@ def _box_muller(wa, wb, value, bits, za, zb):
 
 @compiled(**FLAGS)
 def normals(k0, k1, first, c1, c2, c3, words, value, bits, out):
-    """out (4 * Q,) float32: one row of `philox_ref.normal`. words: (4, Q) uint32; value, bits: (Q,), one memory."""
+    """out (4 * Q,) float32: one row of `philox.reference.normal`. words: (4, Q) uint32; value, bits: (Q,), one memory."""
     _bits(k0, k1, first, c1, c2, c3, words)
     q = words.shape[1]
     _box_muller(words[0], words[1], value, bits, out[:q], out[q : 2 * q])

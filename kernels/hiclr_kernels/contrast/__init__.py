@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hiclr_kernels import contrast_cpu, contrast_ref
 from hiclr_kernels.backend import choose_backend
-from hiclr_kernels.contrast_ref import TEMPERATURE, WEIGHTS, check_contrast
+from hiclr_kernels.contrast import cpu, reference
+from hiclr_kernels.contrast.reference import TEMPERATURE, WEIGHTS, check_contrast
 
 
 @torch.library.custom_op("hiclr::contrast", mutates_args=())
@@ -30,10 +30,10 @@ def contrast_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """loss (), terms (B,), gradient of the loss to q (B, N, D); all in at least float32."""
     if backend == "cpu":
-        return contrast_cpu.contrast(q, key, queue, temperature, weights, topk)
-    from hiclr_kernels import contrast_launch  # here: this module imports on machines without Triton
+        return cpu.contrast(q, key, queue, temperature, weights, topk)
+    from hiclr_kernels.contrast import gpu  # here: this module imports on machines without Triton
 
-    return contrast_launch.contrast(q, key, queue, temperature, weights, topk)
+    return gpu.contrast(q, key, queue, temperature, weights, topk)
 
 
 @contrast_op.register_fake
@@ -64,7 +64,7 @@ def hierarchical_contrast(
     weights: Sequence[float] = WEIGHTS,
     topk: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and its terms; `contrast_ref.hierarchical_contrast` is the same function in plain torch.
+    """Loss and its terms; `contrast.reference.hierarchical_contrast` is the same function in plain torch.
 
     q: (B, N, D) L2-normalised queries, weakest view first; key: (N, D); queue: (Q, D); one dtype and one device.
     topk > 0: InfoNCE's positives are the key and the union over the branches of each query's topk queue rows.
@@ -78,6 +78,6 @@ def hierarchical_contrast(
         raise ValueError(f"q is {q.dtype}, key {key.dtype}, queue {queue.dtype}: give all three the same floating dtype")
     backend = choose_backend(q.device, q.dtype)
     if backend == "reference":
-        return contrast_ref.hierarchical_contrast(q, key, queue, temperature=temperature, weights=weights, topk=topk)
+        return reference.hierarchical_contrast(q, key, queue, temperature=temperature, weights=weights, topk=topk)
     loss, terms, _ = contrast_op(q, key, queue, temperature, list(weights), topk, backend)
     return loss, terms.detach()
