@@ -15,8 +15,8 @@ from hiclr_kernels.augment.reference import apply_view
 from hiclr_kernels.philox.reference import uniform
 from official_style import Views, basic, normal
 
-from hiclr_fast.augment import AugmentConfig, make_views, view_strength
 from hiclr_fast.skeletons import LAYOUTS
+from hiclr_fast.views.augment import AugmentConfig, make_views, view_strength
 
 NTU = LAYOUTS["ntu25"]
 KINDS, CONFIG, SHAPE = ("basic", "normal", "strong", "basic"), AugmentConfig(), (3, 50, 25, 2)

@@ -15,12 +15,12 @@ import torch
 from official_data import Feeder, read_xyz
 
 from hiclr_fast.data.convert import Conversion
-from hiclr_fast.data.loader import ResidentLoader, StreamLoader
-from hiclr_fast.data.ntu import read_ntu
-from hiclr_fast.data.packed import Split, open_packed
+from hiclr_fast.data.formats.ntu import read_ntu
+from hiclr_fast.data.loading.loader import ResidentLoader, StreamLoader
+from hiclr_fast.data.packed.dataset import Split, open_packed
+from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.data.prepare import Ntu
 from hiclr_fast.data.preprocess import Preprocess, preprocess
-from hiclr_fast.data.rows import Rows
 from hiclr_fast.skeletons import LAYOUTS
 
 SHARED = Path(os.environ.get("HICLR_SHARED", Path(__file__).parent.parent.parent / "shared"))

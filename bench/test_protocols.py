@@ -15,16 +15,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hiclr_fast.config import PretrainConfig
-from hiclr_fast.data.packed import Packed, open_packed
+from hiclr_fast.data.formats.sequences import pack_sequences
+from hiclr_fast.data.packed.dataset import Packed, open_packed
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.data.sequences import pack_sequences
-from hiclr_fast.encoders import load_encoder, load_weights
-from hiclr_fast.features import cached_features, recalibrate
-from hiclr_fast.optimizer import MOMENTUM, learning_rate
-from hiclr_fast.pretrain import finish, start
-from hiclr_fast.protocols.linear import LinearConfig, linear, official_head
-from hiclr_fast.protocols.metrics import topk_accuracy
+from hiclr_fast.evaluation.features import cached_features, recalibrate
+from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear, official_head
+from hiclr_fast.models.load import load_encoder, load_weights
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.loop import finish, start
+from hiclr_fast.training.optimizer import MOMENTUM, learning_rate
 
 SHARED = Path(os.environ.get("HICLR_SHARED", Path(__file__).parent.parent.parent / "shared"))
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

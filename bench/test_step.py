@@ -1,7 +1,7 @@
 """A training step: ours beside the official style, loader and augmentation included in both.
 
 official_no_loader: its step on views that lie on the device already. floor_fraction: the step's least time by its bytes and
-FLOPs (`hiclr_fast/profile.py`), over its median.
+FLOPs (`hiclr_fast/pretraining/profile.py`), over its median.
 """
 
 import tempfile
@@ -12,11 +12,11 @@ import pytest
 import torch
 from official_style import LAYOUT, PlainTrainer, Views
 
-from hiclr_fast.config import PretrainConfig
-from hiclr_fast.data.packed import Packed, Split
-from hiclr_fast.data.rows import Rows
-from hiclr_fast.pretrain import Pretrainer
-from hiclr_fast.profile import rates, work
+from hiclr_fast.data.packed.dataset import Packed, Split
+from hiclr_fast.data.packed.rows_on_disk import Rows
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.loop import Pretrainer
+from hiclr_fast.pretraining.profile import rates, work
 
 QUEUE = 32768
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

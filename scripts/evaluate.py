@@ -8,20 +8,20 @@ from typing import Literal
 import tyro
 
 from hiclr_fast.commands import Counts, Numbers
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError, run_script
-from hiclr_fast.features import cached_features, checkpoint_of, save_features
-from hiclr_fast.pretrain import pick_device
-from hiclr_fast.protocols.cluster import ClusterConfig, cluster
-from hiclr_fast.protocols.ensemble import ensemble
-from hiclr_fast.protocols.finetune import FinetuneConfig, finetune
-from hiclr_fast.protocols.knn import KS, TEMPERATURE, KnnConfig, knn
-from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.protocols.retrieval import RetrievalConfig, retrieval
-from hiclr_fast.protocols.semi import run_semi
-from hiclr_fast.protocols.subject import Subject
-from hiclr_fast.protocols.transfer import folder_of, moved, run_transfer
-from hiclr_fast.run import load_run_config
+from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.features import cached_features, checkpoint_of, save_features
+from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
+from hiclr_fast.evaluation.protocols.ensemble import ensemble
+from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, finetune
+from hiclr_fast.evaluation.protocols.knn import KS, TEMPERATURE, KnnConfig, knn
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
+from hiclr_fast.evaluation.protocols.semi import run_semi
+from hiclr_fast.evaluation.protocols.transfer import folder_of, moved, run_transfer
+from hiclr_fast.pretraining.loop import pick_device
+from hiclr_fast.pretraining.run_folder import load_run_config
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Literal
 
 import tyro
 
-from hiclr_fast.encoders import Format, load_encoder, save_official
 from hiclr_fast.errors import InputError, run_script
-from hiclr_fast.features import checkpoint_of
-from hiclr_fast.onnx import FRAMES, export_onnx
-from hiclr_fast.run import export_encoder
+from hiclr_fast.evaluation.features import checkpoint_of
+from hiclr_fast.models.load import Format, load_encoder, save_official
+from hiclr_fast.models.onnx import FRAMES, export_onnx
+from hiclr_fast.pretraining.run_folder import export_encoder
 from hiclr_fast.skeletons import get_layout
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import tyro
 
-from hiclr_fast.config import PretrainConfig, load_yaml
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.formats.synthetic import pack_synthetic
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.data.synthetic import pack_synthetic
 from hiclr_fast.distributed import Ranks, join, leave
 from hiclr_fast.errors import InputError, run_script
-from hiclr_fast.features import raw_features
-from hiclr_fast.presets import preset
-from hiclr_fast.pretrain import Pretrainer, finish, knn_accuracy, pick_device, resume, start
-from hiclr_fast.profile import profile
-from hiclr_fast.run import free_name, load_run_config
+from hiclr_fast.evaluation.features import raw_features
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
+from hiclr_fast.pretraining.loop import Pretrainer, finish, knn_accuracy, pick_device, resume, start
+from hiclr_fast.pretraining.presets import preset
+from hiclr_fast.pretraining.profile import profile
+from hiclr_fast.pretraining.run_folder import free_name, load_run_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +31,7 @@ class Source:
     config: Path | None = None
     """YAML of a run, see configs/."""
     preset: str | None = None
-    """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/presets.py holds the table."""
+    """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/pretraining/presets.py holds the table."""
     resume: Path | None = None
     """Run folder to continue, in place."""
     profile: int = 0

@@ -6,13 +6,13 @@ from typing import Literal
 
 import tyro
 
-from hiclr_fast.augment import AugmentConfig
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError, run_script
-from hiclr_fast.features import checkpoint_of
-from hiclr_fast.pretrain import pick_device
-from hiclr_fast.protocols.subject import Subject
-from hiclr_fast.run import load_run_config
+from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.features import checkpoint_of
+from hiclr_fast.pretraining.loop import pick_device
+from hiclr_fast.pretraining.run_folder import load_run_config
+from hiclr_fast.views.augment import AugmentConfig
 
 
 def need_pictures() -> None:
@@ -40,7 +40,7 @@ class Views:
 
     def make(self) -> None:
         need_pictures()
-        from hiclr_fast.report import animation, contact_sheet, pictures
+        from hiclr_fast.views.pictures import animation, contact_sheet, pictures
 
         data = open_packed(self.data)
         found = pictures(data, self.split, self.index, self.stream, self.augment, self.seed)
@@ -65,7 +65,7 @@ class Run:
 
     def make(self) -> None:
         need_pictures()
-        from hiclr_fast.report_run import make_report
+        from hiclr_fast.reports.run_report import make_report
 
         config = load_run_config(self.run)
         data = self.data or config.data

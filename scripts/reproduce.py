@@ -11,15 +11,15 @@ from typing import Literal
 import tyro
 
 from hiclr_fast.commands import Counts, Numbers, Words
-from hiclr_fast.config import PretrainConfig, load_yaml
+from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.data.synthetic import pack_synthetic
 from hiclr_fast.errors import run_script
-from hiclr_fast.plan import Plan
-from hiclr_fast.presets import DATASETS, preset
-from hiclr_fast.protocols.ensemble import STREAMS
-from hiclr_fast.protocols.finetune import FinetuneConfig
-from hiclr_fast.reproduce import reproduce
+from hiclr_fast.evaluation.protocols.ensemble import STREAMS
+from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
+from hiclr_fast.pretraining.presets import DATASETS, preset
+from hiclr_fast.reports.plan import Plan
+from hiclr_fast.reports.reproduce import reproduce
 
 USUAL = {name: field.default for name, field in Plan.__dataclass_fields__.items()}
 

@@ -18,15 +18,15 @@ import numpy as np
 from data_files import write_ntu, write_pku, write_pyskl, write_ucla
 from helpers import packed
 
-from hiclr_fast.data.files import read_npz
-from hiclr_fast.data.ntu import read_ntu
-from hiclr_fast.data.official import read_split as read_official
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.data.pku import read_frames, read_labels
-from hiclr_fast.data.pyskl import Annotations
-from hiclr_fast.data.sequences import check_sequences, find_layout
-from hiclr_fast.data.ucla import read_ucla
+from hiclr_fast.data.formats.ntu import read_ntu
+from hiclr_fast.data.formats.official import read_split as read_official
+from hiclr_fast.data.formats.pku import read_frames, read_labels
+from hiclr_fast.data.formats.pyskl import Annotations
+from hiclr_fast.data.formats.sequences import check_sequences, find_layout
+from hiclr_fast.data.formats.ucla import read_ucla
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import read_npz
 from hiclr_fast.skeletons import LAYOUTS
 
 SECONDS, EXTRA = 20, 1 << 30  # per mutation; bytes of address space above what the process has when it starts

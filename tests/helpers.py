@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hiclr_fast.config import PretrainConfig
-from hiclr_fast.data.packed import Split, open_packed
-from hiclr_fast.data.write import write_packed
-from hiclr_fast.features import Features
-from hiclr_fast.pretrain import finish, start
+from hiclr_fast.data.packed.dataset import Split, open_packed
+from hiclr_fast.data.packed.writer import write_packed
+from hiclr_fast.evaluation.features import Features
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.loop import finish, start
 from hiclr_fast.skeletons import LAYOUTS
 
 

@@ -12,13 +12,13 @@ from hiclr_kernels.augment import draw_views
 from hiclr_kernels.augment.draw import ViewStrength, blur_taps, rotation
 from hiclr_kernels.philox.reference import philox
 
-from hiclr_fast.augment import AugmentConfig, make_views, view_strength
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.pretrain import Pretrainer, start
+from hiclr_fast.pretraining.loop import Pretrainer, start
 from hiclr_fast.skeletons import LAYOUTS
-from hiclr_fast.strong import adain, add_attention_edges, add_edges, draw_graphs, draw_roll, drop_edges
+from hiclr_fast.views.augment import AugmentConfig, make_views, view_strength
+from hiclr_fast.views.strong import adain, add_attention_edges, add_edges, draw_graphs, draw_roll, drop_edges
 
 NTU = LAYOUTS["ntu25"]
 KINDS = ("basic", "normal", "strong", "basic")

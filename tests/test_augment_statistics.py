@@ -11,10 +11,10 @@ from hiclr_kernels.augment.draw import NOISE_BLOCK, ViewStrength, draw_rows
 from hiclr_kernels.philox.reference import normal, uniform
 from scipy import stats
 
-from hiclr_fast.augment import AugmentConfig, view_strength
 from hiclr_fast.models.stgcn import STGCN
 from hiclr_fast.skeletons import LAYOUTS
-from hiclr_fast.strong import draw_graphs, draw_roll
+from hiclr_fast.views.augment import AugmentConfig, view_strength
+from hiclr_fast.views.strong import draw_graphs, draw_roll
 
 LEVEL = 1e-3
 NTU = LAYOUTS["ntu25"]

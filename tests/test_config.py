@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from hiclr_fast.augment import AugmentConfig
-from hiclr_fast.config import PretrainConfig, load_yaml, save_yaml, update
 from hiclr_fast.errors import InputError
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml, save_yaml, update
+from hiclr_fast.views.augment import AugmentConfig
 
 
 def test_round_trip(tmp_path):

@@ -6,11 +6,11 @@ from conftest import rms_error
 from hiclr_kernels.augment.reference import ViewParams, apply_view
 from hiclr_kernels.contrast.reference import WEIGHTS
 
-from hiclr_fast.contrast import HiCLR
+from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.models.official import official_name
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.optimizer import make_sgd
 from hiclr_fast.skeletons import LAYOUTS
+from hiclr_fast.training.optimizer import make_sgd
 
 NTU = LAYOUTS["ntu25"]
 SIZES = {"rel": (16, 256, 128), "small": (4, 32, 16)}

@@ -5,14 +5,14 @@ import pickle
 import numpy as np
 import pytest
 
-from hiclr_fast.data.files import read_npz
-from hiclr_fast.data.official import pack_official
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.data.pickles import load_plain_pickle
+from hiclr_fast.data.formats.official import pack_official
+from hiclr_fast.data.formats.sequences import pack_sequences, train_rows
+from hiclr_fast.data.formats.synthetic import pack_synthetic, synthetic_sequences
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess, preprocess
-from hiclr_fast.data.sequences import pack_sequences, train_rows
-from hiclr_fast.data.synthetic import pack_synthetic, synthetic_sequences
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.pickles import load_plain_pickle
 from hiclr_fast.skeletons import LAYOUTS
 
 NTU = LAYOUTS["ntu25"]

@@ -14,9 +14,9 @@ import pytest
 import torch
 from helpers import packed
 
-from hiclr_fast.data import loader as loaders
-from hiclr_fast.data.loader import Plan, ResidentLoader, StreamLoader, make_loader
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.loading import loader as loaders
+from hiclr_fast.data.loading.loader import Plan, ResidentLoader, StreamLoader, make_loader
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 
 CPU = torch.device("cpu")
@@ -115,9 +115,9 @@ LIMITED = """
     import json, resource, sys
     import numpy as np, torch
     from pathlib import Path
-    from hiclr_fast.data.loader import StreamLoader
-    from hiclr_fast.data.packed import Split
-    from hiclr_fast.data.rows import Rows
+    from hiclr_fast.data.loading.loader import StreamLoader
+    from hiclr_fast.data.packed.dataset import Split
+    from hiclr_fast.data.packed.rows_on_disk import Rows
 
     folder, limit, dali = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
     rows = Rows(sorted(folder.glob("*.npy")))
@@ -168,7 +168,7 @@ def test_batches_arrive_on_the_gpu(data, mode, dali):
 
 
 def test_rows_read_any_order_across_shards(tmp_path):
-    from hiclr_fast.data.rows import Rows
+    from hiclr_fast.data.packed.rows_on_disk import Rows
 
     parts = [np.arange(n * 6, dtype=np.float32).reshape(n, 2, 3) + 100 * n for n in (4, 1, 5)]
     for i, part in enumerate(parts):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from data_files import IRDS_TRAIN, irds_files, skeleton_text
 
-from hiclr_fast.data.bodies import Bodies, denoised, first_two
-from hiclr_fast.data.ntu import find_files, in_training, parse_skeleton, read_ntu
-from hiclr_fast.data.numbers import PAD, padded, read_float, read_int, read_xyz, skip_fields
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.formats.bodies import Bodies, denoised, first_two
+from hiclr_fast.data.formats.ntu import find_files, in_training, parse_skeleton, read_ntu
+from hiclr_fast.data.formats.parse_numbers import PAD, padded, read_float, read_int, read_xyz, skip_fields
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.prepare import Ntu
 from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.errors import InputError

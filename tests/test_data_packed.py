@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from helpers import packed, split
 
-from hiclr_fast.data.files import sha256
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.data.rows import Rows
-from hiclr_fast.data.write import write_packed
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.packed.rows_on_disk import Rows
+from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import sha256
 from hiclr_fast.skeletons import LAYOUTS, Layout
 
 

@@ -16,15 +16,15 @@ import pytest
 from data_files import irds_files, skeleton_text, walk, write_ntu, write_pku, write_pyskl
 
 from hiclr_fast.data import convert as conversion
-from hiclr_fast.data.check import check_dataset, duplicates_across
 from hiclr_fast.data.convert import Conversion
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.data.pku import read_labels, read_split
+from hiclr_fast.data.formats.pku import read_labels, read_split
+from hiclr_fast.data.formats.recording import Recording, repaired
+from hiclr_fast.data.formats.sequences import pack_sequences, train_rows
+from hiclr_fast.data.formats.ucla import read_ucla
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.packed.leaks import check_dataset, duplicates_across
 from hiclr_fast.data.prepare import Ntu, Pku, Pyskl, Ucla
 from hiclr_fast.data.preprocess import Preprocess, preprocess
-from hiclr_fast.data.recording import Recording, repaired
-from hiclr_fast.data.sequences import pack_sequences, train_rows
-from hiclr_fast.data.ucla import read_ucla
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS
 

@@ -13,12 +13,12 @@ import torch
 import torch.multiprocessing as mp
 from helpers import packed, tiny
 
-from hiclr_fast.data.loader import Batch
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.loading.loader import Batch
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.distributed import ALONE, join, leave
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretrain import Pretrainer
-from hiclr_fast.run import load_checkpoint
+from hiclr_fast.pretraining.loop import Pretrainer
+from hiclr_fast.pretraining.run_folder import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 EQUAL = dict(rtol=1e-5, atol=1e-5)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import packed, tiny
 
-from hiclr_fast.config import PretrainConfig
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.encoders import build_encoder, load_encoder, save_official
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretrain import finish, start
+from hiclr_fast.models.load import build_encoder, load_encoder, save_official
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.loop import finish, start
 from hiclr_fast.skeletons import LAYOUTS
 
 BN = {"weight": True, "bias": True, "running_mean": True, "running_var": True, "num_batches_tracked": False}

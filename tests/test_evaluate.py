@@ -8,20 +8,20 @@ import pytest
 import torch
 from helpers import packed, packed_otherwise, tiny
 
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretrain import Pretrainer, start
-from hiclr_fast.protocols import finetune as training
-from hiclr_fast.protocols.cluster import ClusterConfig, cluster
-from hiclr_fast.protocols.finetune import FinetuneConfig, Training, finetune, official
-from hiclr_fast.protocols.knn import KnnConfig, knn
-from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.protocols.metrics import mean_spread
-from hiclr_fast.protocols.results import UNFINISHED, Outcome, read_results, read_scores
-from hiclr_fast.protocols.retrieval import RetrievalConfig, retrieval
-from hiclr_fast.protocols.semi import draw_subset, run_semi
-from hiclr_fast.protocols.subject import Subject
-from hiclr_fast.protocols.transfer import moved, run_transfer
+from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.metrics import mean_spread
+from hiclr_fast.evaluation.protocols import finetune as training
+from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
+from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, Training, finetune, official
+from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
+from hiclr_fast.evaluation.protocols.semi import draw_subset, run_semi
+from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
+from hiclr_fast.evaluation.results import UNFINISHED, Outcome, read_results, read_scores
+from hiclr_fast.pretraining.loop import Pretrainer, start
 
 CPU = torch.device("cpu")
 SHORT = FinetuneConfig(epochs=2, batch_size=16, lr=0.02)

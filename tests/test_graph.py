@@ -4,11 +4,11 @@ import pytest
 import torch
 from helpers import packed, tiny
 
-from hiclr_fast.augment import AugmentConfig
-from hiclr_fast.data.loader import Batch
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.graph import GraphedStep
-from hiclr_fast.pretrain import Pretrainer
+from hiclr_fast.data.loading.loader import Batch
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.pretraining.graph import GraphedStep
+from hiclr_fast.pretraining.loop import Pretrainer
+from hiclr_fast.views.augment import AugmentConfig
 
 STEPS = 32
 

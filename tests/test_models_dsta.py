@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.official import official_name
 from hiclr_fast.models.stgcn import init_official
-from hiclr_fast.strong import Edges, draw_graphs
+from hiclr_fast.views.strong import Edges, draw_graphs
 
 BUFFERS = ("atts", "pes.pe")  # constants of the official blocks that ours do not load
 

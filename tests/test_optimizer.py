@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hiclr_fast.optimizer import learning_rate
+from hiclr_fast.training.optimizer import learning_rate
 
 
 @pytest.mark.parametrize(("name", "base", "drops"), [("pretrain/gcn", 0.1, (250,)), ("linear_eval/gcn", 3.0, (80,))])

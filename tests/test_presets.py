@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from hiclr_fast.config import PretrainConfig, load_yaml, save_yaml
-from hiclr_fast.encoders import build_encoder
 from hiclr_fast.errors import InputError
 from hiclr_fast.models.dsta import DSTA
+from hiclr_fast.models.load import build_encoder
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.optimizer import learning_rate
-from hiclr_fast.presets import NAMES, preset
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml, save_yaml
+from hiclr_fast.pretraining.presets import NAMES, preset
 from hiclr_fast.skeletons import get_layout
+from hiclr_fast.training.optimizer import learning_rate
 
 RELEASE = dict(momentum=0.999, temperature=0.07, topk=1, batch_size=128, lr=0.1, queue_size=32768, dropout=0.5)
 RELEASE |= dict(hidden_dim=256, feature_dim=128, hidden_channels=16, init="official", schedule="step", warmup_epochs=0)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from helpers import packed, tiny
 
-from hiclr_fast.augment import AugmentConfig
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretrain import Pretrainer, finish, resume, start
-from hiclr_fast.run import load_checkpoint, load_run_config
+from hiclr_fast.pretraining.loop import Pretrainer, finish, resume, start
+from hiclr_fast.pretraining.run_folder import load_checkpoint, load_run_config
+from hiclr_fast.views.augment import AugmentConfig
 
 
 @pytest.fixture

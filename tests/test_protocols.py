@@ -7,16 +7,16 @@ import pytest
 import torch
 from helpers import at, features_of, packed, tiny
 
-from hiclr_fast import features
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.encoders import encoder_from_state, load_encoder, load_weights
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.features import cached_features, checkpoint_of, raw_features
-from hiclr_fast.pretrain import finish, start
-from hiclr_fast.protocols.knn import knn_scores
-from hiclr_fast.protocols.linear import LinearConfig, linear
-from hiclr_fast.protocols.metrics import topk_accuracy
-from hiclr_fast.protocols.results import Outcome, read_results, read_scores, write_results
+from hiclr_fast.evaluation import features
+from hiclr_fast.evaluation.features import cached_features, checkpoint_of, raw_features
+from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.protocols.knn import knn_scores
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
+from hiclr_fast.evaluation.results import Outcome, read_results, read_scores, write_results
+from hiclr_fast.models.load import encoder_from_state, load_encoder, load_weights
+from hiclr_fast.pretraining.loop import finish, start
 
 CPU = torch.device("cpu")
 

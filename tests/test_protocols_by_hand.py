@@ -7,15 +7,15 @@ import pytest
 from helpers import at, features_of
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.protocols.cluster import matched
-from hiclr_fast.protocols.ensemble import WEIGHTS, ensemble, fuse
-from hiclr_fast.protocols.finetune import FinetuneConfig, finetune_rate, official
-from hiclr_fast.protocols.knn import knn_scores
-from hiclr_fast.protocols.linear import LinearConfig
-from hiclr_fast.protocols.metrics import topk_accuracy
-from hiclr_fast.protocols.results import Outcome, read_scores, write_results
-from hiclr_fast.protocols.retrieval import rank
-from hiclr_fast.protocols.semi import SemiConfig, draw_subset
+from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.protocols.cluster import matched
+from hiclr_fast.evaluation.protocols.ensemble import WEIGHTS, ensemble, fuse
+from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, finetune_rate, official
+from hiclr_fast.evaluation.protocols.knn import knn_scores
+from hiclr_fast.evaluation.protocols.linear import LinearConfig
+from hiclr_fast.evaluation.protocols.retrieval import rank
+from hiclr_fast.evaluation.protocols.semi import SemiConfig, draw_subset
+from hiclr_fast.evaluation.results import Outcome, read_scores, write_results
 
 
 def test_weighted_votes_by_hand():
@@ -51,7 +51,7 @@ def test_learning_rates_are_the_recorded_ones(golden):
         ours = [finetune_rate(e, c.lr, c.warmup, c.drops) for e in range(1, c.epochs + 1)]
         np.testing.assert_allclose(ours, recorded[f"finetune/{name}"][: c.epochs], rtol=1e-12)
         head = LinearConfig().official(kind)
-        from hiclr_fast.optimizer import learning_rate
+        from hiclr_fast.training.optimizer import learning_rate
 
         ours = [learning_rate(e, base=head.lr, epochs=100, drops=head.drops) for e in range(1, 101)]
         np.testing.assert_allclose(ours, recorded[f"linear_eval/{name}"][:100], rtol=1e-12)

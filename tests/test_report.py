@@ -10,10 +10,10 @@ import torch
 from helpers import packed
 from hiclr_kernels.augment.draw import ROW, ViewStrength, draw_rows
 
-from hiclr_fast.augment import AugmentConfig, make_views
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.report import describe, pictures
+from hiclr_fast.views.augment import AugmentConfig, make_views
+from hiclr_fast.views.pictures import describe, pictures
 
 pytest.importorskip("matplotlib")
 

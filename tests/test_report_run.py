@@ -10,18 +10,18 @@ import pytest
 import torch
 from helpers import packed, tiny
 
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.data.write import write_packed
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretrain import finish, start
-from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.protocols.subject import Subject
+from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.pretraining.loop import finish, start
 
 for package in ("matplotlib", "sklearn", "jinja2"):
     pytest.importorskip(package, reason=f"{package} of the report extra is not installed")
 
-from hiclr_fast.report_plots import confusion  # noqa: E402
-from hiclr_fast.report_run import make_report  # noqa: E402
+from hiclr_fast.reports.figures import confusion  # noqa: E402
+from hiclr_fast.reports.run_report import make_report  # noqa: E402
 
 NASTY = ["<script>alert(1)</script>", '$x_$ & "co"', "a very long class name that would not fit beside any figure"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from helpers import packed, tiny
 
-from hiclr_fast import reproduce as chain
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.plan import Plan
-from hiclr_fast.pretrain import Pretrainer, resume
-from hiclr_fast.published import published
-from hiclr_fast.reproduce import pretrain_stage, reproduce
-from hiclr_fast.run import load_run_config
-from hiclr_fast.tables import Measured, as_json, markdown
+from hiclr_fast.pretraining.loop import Pretrainer, resume
+from hiclr_fast.pretraining.run_folder import load_run_config
+from hiclr_fast.reports import reproduce as chain
+from hiclr_fast.reports.plan import Plan
+from hiclr_fast.reports.published import published
+from hiclr_fast.reports.reproduce import pretrain_stage, reproduce
+from hiclr_fast.reports.tables import Measured, as_json, markdown
 
 
 def test_a_table_by_hand():
@@ -59,7 +59,7 @@ def test_a_run_that_is_there_is_taken(tmp_path, monkeypatch, capsys):
 
     for name in ("start", "resume"):
         monkeypatch.setattr(chain, name, never)
-    from hiclr_fast.protocols import knn
+    from hiclr_fast.evaluation.protocols import knn
 
     monkeypatch.setattr(knn, "knn_scores", never)
     assert reproduce(one) and (tmp_path / "runs" / "table.md").read_text() == table

@@ -5,16 +5,16 @@ import torch
 from helpers import packed, tiny
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from hiclr_fast.augment import AugmentConfig
-from hiclr_fast.contrast import HiCLR
-from hiclr_fast.data.loader import Batch
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.encoders import build_encoder
-from hiclr_fast.optimizer import make_sgd
-from hiclr_fast.pretrain import Pretrainer
-from hiclr_fast.profile import profile
+from hiclr_fast.data.loading.loader import Batch
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.models.hiclr import HiCLR
+from hiclr_fast.models.load import build_encoder
+from hiclr_fast.pretraining.loop import Pretrainer
+from hiclr_fast.pretraining.profile import profile
+from hiclr_fast.pretraining.step import PHASES, TrainStep
 from hiclr_fast.skeletons import LAYOUTS
-from hiclr_fast.step import PHASES, TrainStep
+from hiclr_fast.training.optimizer import make_sgd
+from hiclr_fast.views.augment import AugmentConfig
 
 NTU = LAYOUTS["ntu25"]
 

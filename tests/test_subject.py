@@ -10,19 +10,19 @@ import pytest
 import torch
 from helpers import packed, packed_otherwise
 
-from hiclr_fast.data.files import sha256
-from hiclr_fast.data.packed import open_packed
-from hiclr_fast.data.write import write_packed
-from hiclr_fast.encoders import save_official
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.protocols.cluster import ClusterConfig, cluster
-from hiclr_fast.protocols.finetune import FinetuneConfig, finetune
-from hiclr_fast.protocols.knn import KnnConfig, knn
-from hiclr_fast.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.protocols.results import read_scores
-from hiclr_fast.protocols.semi import run_semi
-from hiclr_fast.protocols.subject import Subject
-from hiclr_fast.protocols.transfer import moved
+from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
+from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, finetune
+from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.evaluation.protocols.semi import run_semi
+from hiclr_fast.evaluation.protocols.transfer import moved
+from hiclr_fast.evaluation.results import read_scores
+from hiclr_fast.files.archives import sha256
+from hiclr_fast.models.load import save_official
 
 CPU = torch.device("cpu")
 SHORT = FinetuneConfig(epochs=2, batch_size=16, lr=0.02)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hiclr_fast.contrast import HiCLR
+from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.models.layers import BatchNorm, Dropout, distinct_bodies, in_groups
 from hiclr_fast.models.stgcn import STGCN
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hiclr_fast.data.files import read_npz
-from hiclr_fast.data.packed import Split
+from hiclr_fast.data.formats.recording import Recording, repaired
+from hiclr_fast.data.packed.dataset import Split
+from hiclr_fast.data.packed.rows_on_disk import Rows
+from hiclr_fast.data.packed.writer import exclusive, write_packed
 from hiclr_fast.data.preprocess import Preprocess, preprocess
-from hiclr_fast.data.recording import Recording, repaired
-from hiclr_fast.data.rows import Rows
-from hiclr_fast.data.write import exclusive, write_packed
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import read_npz
 from hiclr_fast.skeletons import Layout
 
 CHUNK = 512  # items between two points where an interrupted run continues

@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from hiclr_fast.data import ntu, pku, ucla
-from hiclr_fast.data.check import check_dataset
 from hiclr_fast.data.convert import Conversion, convert, summary
-from hiclr_fast.data.files import read_npz
-from hiclr_fast.data.official import pack_official
-from hiclr_fast.data.packed import open_packed
+from hiclr_fast.data.formats import ntu, pku, ucla
+from hiclr_fast.data.formats.official import pack_official
+from hiclr_fast.data.formats.pyskl import Annotations
+from hiclr_fast.data.formats.sequences import pack_sequences, train_rows
+from hiclr_fast.data.formats.synthetic import pack_synthetic
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.packed.leaks import check_dataset
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.data.pyskl import Annotations
-from hiclr_fast.data.sequences import pack_sequences, train_rows
-from hiclr_fast.data.synthetic import pack_synthetic
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import read_npz
 from hiclr_fast.skeletons import get_layout
 
 Preprocessing = tyro.conf.OmitArgPrefixes[Preprocess]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiclr_fast.models.layers import BatchNorm, Dropout
-from hiclr_fast.strong import Edges, add_attention_edges, drop_edges
+from hiclr_fast.views.strong import Edges, add_attention_edges, drop_edges
 
 SUBSETS = 3  # attention heads, released configuration
 SLOPE = 0.1  # of every leaky ReLU, official net/dsta.py

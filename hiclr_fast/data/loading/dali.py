@@ -1,0 +1,48 @@
+"""NVIDIA DALI carries rows to the device: an external source over the packed rows, prefetched, with ids and labels alongside.
+
+Why an external source: DALI's numpy reader wants a file a sample (a set of millions of small files) and gave about a third of the
+samples/s; several Python workers copy every batch through shared memory and took seconds to start. `pytest
+bench/test_data.py` measures all of them.
+"""
+
+import torch
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+from torch import Tensor
+
+from hiclr_fast.data.loading.feed import QUEUED, Gather
+
+
+class DaliFeed:
+    """Iterator of (x (b, 3, T, V, M) float32, ids (b,) int64, label (b,) int64) on the device.
+
+    The pipeline copies the gathered rows once into memory of its own: on CPU that is the batch; on CUDA it is pinned and
+    goes up on DALI's stream while earlier batches are used. x is valid until the next batch is asked for.
+    """
+
+    def __init__(self, gather: Gather, device: torch.device):
+        cuda = device.type == "cuda"
+        index = (torch.cuda.current_device() if device.index is None else device.index) if cuda else None
+        size = len(gather.ring[0])
+        self.pipe = Pipeline(batch_size=size, num_threads=1, device_id=index, prefetch_queue_depth=QUEUED)
+        with self.pipe:
+            kinds = [types.FLOAT, types.INT64, types.INT64]
+            outputs = fn.external_source(
+                source=gather, num_outputs=3, batch=True, dtype=kinds, ndim=[gather.ring[0].ndim - 1, 0, 0], no_copy=not cuda
+            )
+            self.pipe.set_outputs(*(out.gpu() if cuda else out for out in outputs))
+        self.pipe.build()
+        self.used = torch.cuda.Event() if cuda else None
+
+    def __iter__(self) -> "DaliFeed":
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self.used is not None:
+            self.used.synchronize()  # the copies out of DALI's last buffers, queued one step ago
+        batch = tuple(torch.from_dlpack(out.as_tensor()) for out in self.pipe.run())
+        if self.used is None:
+            return batch
+        batch = tuple(part.clone() for part in batch)  # DALI takes its buffers back at the next run
+        self.used.record()
+        return batch

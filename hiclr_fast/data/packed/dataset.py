@@ -1,0 +1,161 @@
+"""The packed dataset: a folder of row files that is checked on opening and says how it was made.
+
+DIR/meta.json            format, layout, classes, shape, preprocessing, and per split: samples, files, sizes, SHA-256
+DIR/{split}.npy          float32 (N, 3, T, V, M), metres; a split larger than a shard: {split}_00000.npy, {split}_00001.npy, ...
+DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 unknown)
+DIR/report.csv           optional: recordings that were rejected or repaired, with the reason
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from hiclr_fast.data.packed.rows_on_disk import Rows
+from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import read_npz, sha256
+from hiclr_fast.skeletons import Layout, get_layout
+
+FORMAT, VERSION = "hiclr_fast packed", 1
+CHUNK = 1 << 24  # bytes of rows read at a time
+VERIFY = 4 << 30  # bytes; a larger set is not hashed on every opening, `scripts/prepare.py check` does it
+
+
+@dataclass(frozen=True)
+class Split:
+    """x: (N, 3, T, V, M) float32 array or Rows on disk; label, subject, view: (N,) ints; name: (N,) unicode."""
+
+    x: np.ndarray | Rows
+    label: np.ndarray
+    name: np.ndarray
+    subject: np.ndarray
+    view: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Packed:
+    path: Path
+    layout: Layout
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int, int]  # (3, T, V, M)
+    splits: dict[str, Split]
+    checksum: str  # SHA-256 of meta.json, which holds the checksum of every file
+
+    def __getitem__(self, split: str) -> Split:
+        if split not in self.splits:
+            raise InputError(f"{self.path}: no {split!r} split, only {sorted(self.splits)}; prepare the set with one")
+        return self.splits[split]
+
+
+def check_values(x: np.ndarray, name: np.ndarray, where: str, first: int = 0) -> None:
+    """InputError naming the first row that holds NaN or Inf or is zero everywhere. x: (n, ...), rows first .. first + n."""
+    flat = x.reshape(len(x), -1)
+    for bad, what in ((~np.isfinite(flat).all(axis=1), "NaN or Inf"), (~flat.any(axis=1), "only zeros")):
+        if bad.any():
+            i = first + int(np.argmax(bad))
+            raise InputError(f"{where}: sample {i} ({name[i]}) holds {what}; drop or repair it and prepare again")
+
+
+def chunks(rows: int, row: tuple[int, ...]) -> list[slice]:
+    """Slices of about CHUNK bytes that cover `rows` float32 rows of shape `row`."""
+    step = max(1, CHUNK // max(1, int(np.prod(row)) * 4))
+    return [slice(a, min(a + step, rows)) for a in range(0, rows, step)]
+
+
+def check_labels(label: np.ndarray, classes: int, where: str) -> None:
+    bad = np.flatnonzero((label < 0) | (label >= classes))
+    if len(bad):
+        raise InputError(f"{where}: sample {bad[0]} has label {label[bad[0]]}, expected 0 to {classes - 1}")
+
+
+def _read_meta(path: Path) -> tuple[dict, str]:
+    file = path / "meta.json"
+    if not file.is_file():
+        raise InputError(f"{path} is not a packed dataset (no meta.json); make one with scripts/prepare.py")
+    try:
+        text = file.read_bytes()
+        meta = json.loads(text)
+        if meta["format"] != FORMAT or meta["version"] != VERSION:
+            raise ValueError(f"format {meta['format']!r} version {meta['version']}")
+        layout = meta["layout"]
+        if isinstance(layout, str):
+            meta["layout"] = get_layout(layout)
+        else:
+            meta["layout"] = Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in layout.items()})
+        meta["shape"] = tuple(int(s) for s in meta["shape"])
+        meta["classes"] = tuple(str(c) for c in meta["classes"])
+        for split, described in meta["splits"].items():
+            described["samples"] = int(described["samples"])
+            for name, facts in described["files"].items():
+                if Path(name).name != name or not name.startswith(split):
+                    raise ValueError(f"file name {name!r}")
+                facts["bytes"], facts["sha256"] = int(facts["bytes"]), str(facts["sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, OverflowError) as error:
+        raise InputError(f"{file}: not a {FORMAT} version {VERSION} description ({error}); prepare the set again") from None
+    return meta, hashlib.sha256(text).hexdigest()
+
+
+def _open_split(path: Path, split: str, meta: dict) -> Split:
+    described = meta["splits"][split]
+    for file, facts in described["files"].items():
+        if not (path / file).is_file():
+            raise InputError(f"{path / file} is missing; prepare the set again")
+        size = (path / file).stat().st_size
+        if size != facts["bytes"]:
+            raise InputError(f"{path / file}: {size} bytes, expected {facts['bytes']}; the file was cut, prepare again")
+    return Split(*_columns(path, split, described, meta))
+
+
+def _columns(path: Path, split: str, described: dict, meta: dict) -> tuple:
+    shards = [path / file for file in described["files"] if file.endswith(".npy")]
+    if not shards:
+        raise InputError(f"{path / 'meta.json'}: the {split} split names no .npy file; prepare again")
+    x = Rows(shards)
+    expected = (described["samples"], *meta["shape"])
+    if x.shape != expected or x.dtype != np.float32:
+        raise InputError(f"{path / split}.npy: {x.dtype} {x.shape}, expected float32 {expected}; prepare again")
+    samples, file = read_npz(path / f"{split}_samples.npz"), f"{path / split}_samples.npz"
+    for column, kinds in (("label", "iu"), ("name", "U"), ("subject", "iu"), ("view", "iu")):
+        if column not in samples:
+            raise InputError(f"{file}: no {column!r} column; prepare again")
+        if samples[column].shape != (len(x),) or samples[column].dtype.kind not in kinds:
+            found = f"{samples[column].dtype} {samples[column].shape}"
+            raise InputError(f"{file}: {column} is {found}, expected one of kind {kinds} for each of {len(x)} samples")
+    check_labels(samples["label"], len(meta["classes"]), f"{path} {split}")
+    return x, samples["label"], samples["name"], samples["subject"], samples["view"]
+
+
+def verify(path: Path, split: str, data: Split, files: dict[str, dict], progress: bool = False) -> None:
+    """InputError when a file's SHA-256 is not the one in meta.json or a sample is not finite or zero everywhere."""
+    for file in tqdm(files, desc=f"checksums of {split}", unit="file", disable=not progress):
+        if sha256(path / file) != files[file]["sha256"]:
+            raise InputError(f"{path / file}: its checksum is not the one in meta.json; the file was changed, prepare again")
+    for part in tqdm(chunks(len(data), data.x.shape[1:]), desc=f"values of {split}", unit="chunk", disable=not progress):
+        check_values(data.x[part], data.name, f"{path} {split}", part.start)
+
+
+def open_packed(path: Path, full: bool = False) -> Packed:
+    """Opens and checks a packed dataset: sizes, shapes, dtypes, labels; and every checksum and value (finite, not all zero)
+    when the set is at most VERIFY bytes or `full` is true (then with progress bars).
+
+    Raises InputError with what is wrong, where, and what to do.
+    """
+    path = Path(path)
+    meta, checksum = _read_meta(path)
+    shape, layout = meta["shape"], meta["layout"]
+    if len(shape) != 4 or min(shape) < 1 or shape[0] != 3 or shape[2] != layout.num_joints:
+        raise InputError(f"{path}: sample shape {shape}, expected (3, T, {layout.num_joints} joints of {layout.name}, M)")
+    splits = {split: _open_split(path, split, meta) for split in meta["splits"]}
+    size = sum(split.x.nbytes for split in splits.values())
+    if full or size <= VERIFY:
+        for split, data in splits.items():
+            verify(path, split, data, meta["splits"][split]["files"], progress=full)
+    else:
+        tqdm.write(f"{path}: {size >> 30} GiB, checksums not verified now; `scripts/prepare.py check {path}` does")
+    return Packed(path, layout, meta["classes"], shape, splits, checksum)

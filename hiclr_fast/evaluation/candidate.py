@@ -1,0 +1,183 @@
+"""What is evaluated: a pretrained encoder, the encoder as its run began, or the coordinates themselves; and on what data."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from hiclr_kernels.augment.reference import Stream
+from torch import nn
+
+from hiclr_fast.data.packed.dataset import Packed, Split
+from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.features import Features, cached_features, check_finite, extract, raw_features, recalibrate
+from hiclr_fast.evaluation.results import Outcome, print_row, read_results, result_key, write_results
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.models.load import Format, Weights, build_encoder, check_fits, load_weights
+from hiclr_fast.models.stgcn import init_official
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.run_folder import environment
+
+Origin = Literal["pretrained", "random", "raw"]
+
+
+def initial_encoder(config: PretrainConfig, data: Packed) -> nn.Module:
+    """The encoder as a run with this config begins: same seed, same initialisation."""
+    torch.manual_seed(config.seed)
+    encoder = build_encoder(config, data.layout)
+    if config.init == "official":
+        init_official(encoder)
+    return encoder
+
+
+def train_val(data: Packed) -> tuple[Split, Split]:
+    """The two splits; InputError when one is absent or a validation class has no training sample."""
+    missing = {"train", "val"} - set(data.splits)
+    if missing:
+        raise InputError(f"{data.path} has no {min(missing)} split; the protocol needs train and val")
+    train, val = data["train"], data["val"]
+    unseen = np.setdiff1d(val.label, train.label)
+    if len(unseen):
+        raise InputError(
+            f"{data.path}: class {data.classes[unseen[0]]!r} has validation samples but no training sample; "
+            "prepare a split in which every validation class is trained"
+        )
+    return train, val
+
+
+@dataclass(frozen=True)
+class Subject:
+    """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}."""
+
+    checkpoint: Path
+    data: Packed
+    folder: Path
+    device: torch.device
+    format: Format = "hiclr_fast"
+    stream: Stream | None = None
+    origin: Origin = "pretrained"
+    recalibrate: bool = False
+
+    def __post_init__(self):
+        theirs = self.weights.config.layout
+        if theirs not in (None, self.data.layout.name):
+            raise InputError(
+                f"{self.checkpoint} was pretrained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
+                "of an encoder belongs to its joints: pretrain on that layout, or prepare the data with the same joints"
+            )
+        check_fits(self.weights.encoder, self.data, str(self.checkpoint))
+        if self.recalibrate and self.origin == "raw":
+            raise InputError("raw coordinates have no batch-norm statistics to recalibrate; leave --recalibrate out")
+        object.__setattr__(self, "stream", self.stream or self.weights.config.stream)
+
+    @cached_property
+    def weights(self) -> Weights:
+        return load_weights(self.checkpoint, self.format)
+
+    @property
+    def kind(self) -> Literal["stgcn", "dsta"]:
+        """Which of the two encoders of the paper it is: their official schedules differ."""
+        return self.weights.config.encoder
+
+    def splits(self) -> tuple[Split, Split]:
+        """(train, val), checked."""
+        return train_val(self.data)
+
+    @cached_property
+    def features(self) -> tuple[Features, Features]:
+        """(train, val) features (N, D), all finite."""
+        train, val = self.splits()
+        if self.origin == "pretrained":
+            found = cached_features(self.weights, self.data, self.stream, self.device, self.recalibrate)
+            return found["train"], found["val"]
+        if self.origin == "raw":
+            both = tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
+        else:
+            encoder = self.encoder().to(self.device, memory_format=torch.channels_last)
+            if self.recalibrate:
+                recalibrate(encoder, train, self.data.layout, self.stream, self.device)
+            both = tuple(extract(encoder, split, self.data.layout, self.stream, self.device) for split in (train, val))
+        check_finite(both, f"{self.data.path}, {self.origin}")
+        return both
+
+    def encoder(self, **config) -> nn.Module:
+        """A new encoder with the subject's weights. config: settings that replace those of the run (dropout)."""
+        if self.origin == "raw":
+            raise InputError("raw features have no weights to train; choose pretrained or random")
+        base = self.weights.config
+        if self.origin == "random":
+            return initial_encoder(replace(base, **config), self.data)
+        encoder = build_encoder(replace(base, **config), self.data.layout)
+        try:
+            encoder.load_state_dict(self.weights.encoder.state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.checkpoint}: its weights do not fit {self.data.path} ({reason})") from None
+        return encoder
+
+    def facts(self) -> dict[str, Any]:
+        """What a result depends on, beside the protocol's settings."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "checkpoint_sha256": self.weights.sha256,
+            "data": str(self.data.path),
+            "data_checksum": self.data.checksum,
+            "stream": self.stream,
+            "origin": self.origin,
+            "recalibrated": self.recalibrate,
+        }
+
+    def name_of(self, protocol: str) -> str:
+        """Folder of a protocol's results, with what differs from the usual: linear, linear_random, linear_recalibrated.
+
+        Official checkpoints do not tell their stream, so it is no part of the name.
+        """
+        words = [self.origin] * (self.origin != "pretrained" and protocol != "supervised")
+        words += ["recalibrated"] * self.recalibrate
+        words += [self.stream] * (self.format == "hiclr_fast" and self.stream != self.weights.config.stream)
+        return "_".join([protocol, *words])
+
+    def evaluate(
+        self,
+        protocol: str,
+        settings: Settings,
+        compute: Callable[["Subject", Any, Path, str], Outcome],
+        *,
+        skip_finished: bool = False,
+        quiet: bool = False,
+    ) -> dict[str, Any]:
+        """Runs compute(subject, settings, folder, key), writes results.json and scores.npz, prints a row.
+
+        skip_finished: a finished result of the same checkpoint, data and settings is returned as it is. A result on other
+        data, or of another checkpoint beside this one, is not overwritten: InputError.
+        """
+        settings = settings.official(self.kind)
+        settings.check()
+        head, *rest = protocol.split("/")
+        folder = self.folder.joinpath(self.name_of(head), *rest)
+        facts = {"protocol": protocol, "settings": asdict(settings), **self.facts()}
+        key = result_key({name: value for name, value in facts.items() if name not in ("checkpoint", "data")})
+        found = read_results(folder)
+        if found is not None:
+            self._may_replace(found, folder)
+        if found is None or found.get("key") != key or not skip_finished:
+            outcome = compute(self, settings, folder, key)
+            found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
+        if not quiet:
+            print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
+        return found
+
+    def finished(self, protocol: str) -> dict[str, Any] | None:
+        """The protocol's result, whatever its settings, if it is of this very checkpoint and data."""
+        found = read_results(self.folder / self.name_of(protocol))
+        same = found is not None and all(found.get(name) == self.facts()[name] for name in ("checkpoint_sha256", "data_checksum"))
+        return found if same else None
+
+    def _may_replace(self, found: dict[str, Any], folder: Path) -> None:
+        mine = self.facts()
+        for content, name, file in (("data_checksum", "data", "dataset"), ("checkpoint_sha256", "checkpoint", "checkpoint")):
+            if found.get(content) != mine[content] and Path(found.get(name, "")).name != Path(mine[name]).name:
+                raise InputError(f"{folder} holds results of another {file}, {found.get(name)}; give another folder with --out")

@@ -1,0 +1,132 @@
+"""A frozen encoder is a pure function: run it once per checkpoint, dataset and stream, and keep the features."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from hiclr_kernels.augment.reference import Stream, to_stream
+from torch import nn
+from tqdm import tqdm
+
+from hiclr_fast.data.packed.dataset import Packed, Split
+from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import read_npz
+from hiclr_fast.models.load import Encoder, Weights, check_fits
+from hiclr_fast.pretraining.run_folder import CHECKPOINT
+from hiclr_fast.skeletons import Layout
+
+BATCH = 256
+
+
+def exact():
+    """float32 means float32: without this, cuDNN's convolutions round their inputs to TF32 (10 bits). No effect on CPU."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+@dataclass(frozen=True)
+class Features:
+    """feature: (N, D) float32; label: (N,) int64; name: (N,) unicode."""
+
+    feature: np.ndarray
+    label: np.ndarray
+    name: np.ndarray
+
+
+@torch.no_grad()
+def extract(encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device) -> Features:
+    """Pooled features (N, D) of a split: eval mode, float32, no augmentation."""
+    encoder.eval()
+    parts = []
+    for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
+        x = torch.from_numpy(split.x[start : start + BATCH]).to(device)
+        with exact():
+            parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
+    return Features(torch.cat(parts).numpy(), split.label, split.name)
+
+
+@torch.no_grad()
+def recalibrate(encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device) -> None:
+    """Replaces the batch-norm running statistics by averages over clean training data, without dropout.
+
+    Pretraining leaves a moving average that mixes clean, normal and masked views, while evaluation sees clean data only.
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    encoder.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    for rows in np.array_split(np.arange(len(split)), max(1, len(split) // BATCH)):
+        with exact():
+            encoder.features(to_stream(torch.from_numpy(split.x[rows]).to(device), stream, layout.parents))
+    encoder.eval()
+
+
+def raw_features(split: Split, layout: Layout, stream: Stream) -> Features:
+    """The coordinates themselves as features, the baseline that an encoder has to beat: (N, 3 * T * V * M)."""
+    x = to_stream(torch.from_numpy(np.array(split.x)), stream, layout.parents)
+    return Features(x.flatten(1).numpy(), split.label, split.name)
+
+
+def check_finite(found: Iterable[Features], where: str) -> None:
+    """InputError naming the first sample with NaN or Inf in its features."""
+    for features in found:
+        bad = np.flatnonzero(~np.isfinite(features.feature).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"{where}: the features of sample {features.name[bad[0]]} are NaN or Inf; take a checkpoint from before the "
+                "weights diverged, and look at the data with scripts/prepare.py check"
+            )
+
+
+def cached_features(
+    weights: Weights, data: Packed, stream: Stream, device: torch.device, recalibrated: bool = False
+) -> dict[str, Features]:
+    """Features of every split, from `features/` beside the checkpoint when they are there.
+
+    The key is the checkpoint's content, the data's checksum, the stream, the kind of device, and whether the batch-norm
+    statistics were recalibrated on the training split, so that nothing stale is ever used. A damaged cache is made anew.
+    """
+    check_fits(weights.encoder, data, str(weights.path))
+    key = hashlib.sha256(f"{weights.sha256} {data.checksum} {stream} {device.type} {recalibrated}".encode()).hexdigest()[:16]
+    cache = weights.path.parent / "features" / f"{key}.npz"
+    if cache.is_file():
+        try:
+            file = read_npz(cache)
+            return {s: Features(file[f"{s}/features"], file[f"{s}/label"], file[f"{s}/name"]) for s in data.splits}
+        except (InputError, KeyError) as error:
+            tqdm.write(f"note: {error}; the features are extracted again")
+    encoder = copy.deepcopy(weights.encoder).to(device, memory_format=torch.channels_last)
+    if recalibrated:
+        recalibrate(encoder, data["train"], data.layout, stream, device)
+    features = {s: extract(encoder, split, data.layout, stream, device) for s, split in data.splits.items()}
+    check_finite(features.values(), str(weights.path))
+    save_features(features, cache)
+    return features
+
+
+def save_features(features: dict[str, Features], path: Path) -> None:
+    """{split}/features, {split}/label, {split}/name of every split in one .npz, renamed into place."""
+    arrays = {}
+    for split, f in features.items():
+        arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")  # two evaluations may write the same features
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: features cannot be written ({error}); copy the checkpoint to a writable folder") from None
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The checkpoint of a run folder."""
+    file = Path(run) / CHECKPOINT
+    if not file.is_file():
+        raise InputError(f"{run} holds no {CHECKPOINT}; pretrain first, or give --checkpoint FILE")
+    return file

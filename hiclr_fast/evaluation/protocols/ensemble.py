@@ -1,0 +1,97 @@
+"""Fusion of the joint, bone and motion streams: the weighted sum of their raw scores, sample by sample by name.
+
+Both weight sets of the official ensemble scripts (ensemble_ntu_cs.py and its siblings), order joint, bone, motion. Which one is
+used is said beforehand, never chosen by accuracy.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores, result_key, write_results
+from hiclr_fast.files.archives import sha256
+
+WEIGHTS = {"equal": (0.5, 0.5, 0.5), "less-motion": (0.6, 0.6, 0.4)}
+STREAMS = ("joint", "bone", "motion")
+
+
+def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """(N, C) float64: sum of weight * raw scores, no softmax."""
+    return sum(weight * np.asarray(score, np.float64) for weight, score in zip(weights, scores, strict=True))
+
+
+def _load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    results = read_results(folder)
+    if results is None:
+        raise InputError(f"{folder} holds no results; evaluate that protocol of that run first, with scripts/evaluate.py")
+    checkpoint = Path(results.get("checkpoint", ""))
+    if checkpoint.is_file() and sha256(checkpoint) != results["checkpoint_sha256"]:
+        raise InputError(f"{folder} holds results of an older {checkpoint}; evaluate again")
+    return results, read_scores(folder)
+
+
+def _without_seeds(settings: Any) -> Any:
+    """Settings, nested or not, without their seeds: those may differ between runs that are fused."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _without_seeds(value) for name, value in settings.items() if name != "seed"}
+
+
+def _aligned(folders: Sequence[Path], results: Sequence[dict], arrays: Sequence[dict]) -> list[np.ndarray]:
+    """Every run's scores in the sample order of the first; InputError with the first thing in which the runs differ."""
+    first, name, label, shape = folders[0], arrays[0]["name"], arrays[0]["label"], arrays[0]["scores"].shape
+    for stream, folder, result in zip(STREAMS, folders, results, strict=True):
+        if result["stream"] != stream:
+            raise InputError(f"{folder} is of the {result['stream']} stream, expected {stream}; the order is joint, bone, motion")
+    aligned = []
+    for folder, result, found in zip(folders, results, arrays, strict=True):
+        row = {sample: i for i, sample in enumerate(found["name"].tolist())}
+        if len(row) != len(found["name"]):
+            raise InputError(f"{folder}: sample names repeat, so scores cannot be matched; prepare the data with unique names")
+        for mine, theirs, where, other in ((name, found["name"], first, folder), (found["name"], name, folder, first)):
+            alone = np.setdiff1d(mine, theirs)
+            if len(alone):
+                raise InputError(f"different test samples: {alone[0]} is in {where}, not in {other}; evaluate all on one dataset")
+        rows = [row[sample] for sample in name.tolist()]
+        differ = np.flatnonzero(found["label"][rows] != label)
+        if len(differ):
+            raise InputError(f"classes do not match: {name[differ[0]]} has another label in {folder} than in {first}")
+        if found["scores"].shape != shape:
+            theirs = found["scores"].shape[1]
+            raise InputError(f"classes do not match: {first} has {shape[1]}, {folder} has {theirs}; evaluate all on one dataset")
+        for fact in ("data_checksum", "protocol", "origin", "recalibrated", "settings"):
+            if _without_seeds(result[fact]) != _without_seeds(results[0][fact]):
+                raise InputError(f"{folder} has another {fact.replace('_', ' ')} than {first}; evaluate all alike")
+        aligned.append(found["scores"][rows])
+    return aligned
+
+
+def ensemble(folders: Sequence[Path], weights: str, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Fuses the results of one protocol. folders: its result folders of the joint, bone and motion runs, in this order.
+
+    weights: a name of WEIGHTS. out: folder for results.json and scores.npz, samples in the joint run's order.
+    """
+    loaded = [_load(Path(folder)) for folder in folders]
+    results, arrays = [r for r, _ in loaded], [a for _, a in loaded]
+    if any("scores" not in found for found in arrays):
+        raise InputError(f"{results[0]['protocol']} predicts no classes; fuse linear, finetune, supervised, knn or a semi repeat")
+    scores = fuse(_aligned(folders, results, arrays), WEIGHTS[weights])
+    name, label = arrays[0]["name"], arrays[0]["label"]
+    percent = {f"top{k}": topk_accuracy(scores, label, k) for k in (1, 5)}
+    facts = {
+        "protocol": f"ensemble of {results[0]['protocol']}",
+        "weights": dict(zip(STREAMS, WEIGHTS[weights], strict=True)),
+        "inputs": [str(folder) for folder in folders],
+        "input_keys": [result["key"] for result in results],
+        "data_checksum": results[0]["data_checksum"],
+        "origin": results[0]["origin"],
+    }
+    facts["key"] = result_key({name: value for name, value in facts.items() if name != "inputs"})
+    found = write_results(Path(out), facts, Outcome(percent, name, label, {"scores": scores.astype(np.float32)}))
+    if not quiet:
+        print_row(facts["protocol"], f"{weights}: {'/'.join(map(str, WEIGHTS[weights]))}, {facts['origin']}", percent)
+    return found

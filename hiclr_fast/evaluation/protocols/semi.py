@@ -1,0 +1,100 @@
+"""Semi-supervised evaluation: finetuning on a class-balanced part of the labels, repeated over stored subsets.
+
+Sources: official Feeder_semieval (round(percent * n_c) samples of every class; an epoch has the length of the full set) and
+the {gcn,transformer}_ntu60/semi YAMLs. Here a class never gets less than one sample, and repeat r draws with seed r, so that
+all runs, streams and repeats on a dataset use the same subsets and can be fused.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from hiclr_fast.evaluation.metrics import mean_spread
+from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, official, train_subject
+from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores
+from hiclr_fast.evaluation.settings import Settings, require
+
+
+@dataclass(frozen=True)
+class SemiConfig(Settings):
+    """One percentage; training: settings of every repeat, whose seed is the repeat's."""
+
+    percent: float = 1.0
+    repeats: int = 5
+    training: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def official(self, kind: str) -> "SemiConfig":
+        return replace(self, training=official(self.training, "semi", kind))
+
+    def check(self) -> None:
+        require(percent=(0 < self.percent <= 100, f"{self.percent:g}", "more than 0 and at most 100"))
+        require(repeats=(self.repeats >= 1, self.repeats, "at least 1"))
+        self.training.check()
+
+
+@dataclass(frozen=True)
+class RepeatConfig(Settings):
+    percent: float
+    subset_seed: int
+    training: FinetuneConfig
+
+
+def draw_subset(label: np.ndarray, percent: float, seed: int) -> np.ndarray:
+    """(n,) sorted rows: round(percent / 100 * n_c), at least one, of every class. label: (N,) int64."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for c in np.unique(label):
+        rows = np.flatnonzero(label == c)
+        chosen.append(rng.choice(rows, max(1, round(percent / 100 * len(rows))), replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+def _repeat(subject, settings: RepeatConfig, folder: Path, key: str) -> Outcome:
+    train, _ = subject.splits()
+    rows = draw_subset(train.label, settings.percent, settings.subset_seed)
+    outcome = train_subject(subject, settings.training, rows, folder, key)
+    outcome.more["subset"] = train.name[rows].tolist()
+    return outcome
+
+
+def semi(subject, settings: SemiConfig, folder: Path, key: str) -> Outcome:
+    """Mean and spread over the repeats; every repeat has its own folder with its scores and its sample names."""
+    name = semi_name(settings.percent)
+    complete = (read_results(folder) or {}).get("key") == key  # then this call is a new one, not the rest of a stopped one
+    found = []
+    for r in range(settings.repeats):
+        training = replace(settings.training, seed=settings.training.seed + r)
+        one = RepeatConfig(settings.percent, r, training)
+        found.append(subject.evaluate(f"{name}/repeat{r}", one, _repeat, skip_finished=not complete, quiet=True))
+    tops = [result["percent"]["top1"] for result in found]
+    mean, spread = mean_spread(tops)
+    first = read_scores(folder / "repeat0")
+    more = {
+        "headline": "last epoch, mean over repeats",
+        "top1_of_repeats": tops,
+        "top1_spread": spread,
+        "labelled_samples": len(found[0]["subset"]),
+        "schedule": found[0]["schedule"],
+    }
+    percent = {"top1": mean, "top5": mean_spread([result["percent"]["top5"] for result in found])[0]}
+    return Outcome(percent, first["name"], first["label"], {}, more)  # the scores are those of the repeats
+
+
+def semi_name(percent: float) -> str:
+    return f"semi_{percent:g}"
+
+
+def run_semi(subject, percents: tuple[float, ...], repeats: int, training: FinetuneConfig, skip_finished=False) -> list[dict]:
+    """Every percentage, all of which are checked first; prints mean and spread."""
+    for percent in percents:
+        SemiConfig(percent, repeats, training).official(subject.kind).check()
+    found = []
+    for percent in percents:
+        settings = SemiConfig(percent, repeats, training)
+        found.append(subject.evaluate(semi_name(percent), settings, semi, skip_finished=skip_finished, quiet=True))
+        spread = found[-1]["top1_spread"]
+        setting = f"{subject.stream}, {subject.origin}, {found[-1]['labelled_samples']} labels, n = {repeats}"
+        known = {} if spread is None else {"spread": spread}
+        print_row(f"semi {percent:g} %", setting, {"top1": found[-1]["percent"]["top1"], **known})
+    return found

@@ -1,0 +1,138 @@
+"""One training step: gather, augment, encode, contrast, backward, SGD, moving average, enqueue; never waits for the device.
+
+All it changes lies in tensors with fixed addresses, so that the same step can be captured in a CUDA graph (`graph.py`).
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from hiclr_fast.data.loading.loader import Batch
+from hiclr_fast.distributed import ALONE, Ranks
+from hiclr_fast.models.hiclr import HiCLR
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.skeletons import Layout
+from hiclr_fast.training.optimizer import make_sgd
+from hiclr_fast.views.augment import make_views
+from hiclr_fast.views.strong import draw_graphs
+
+KEY_VIEW = "basic"
+PHASES = ("load", "augment", "query forward", "key forward", "loss", "backward", "exchange", "optimizer", "EMA", "enqueue")
+
+
+class TrainStep:
+    """`step(batch, mining)` after `step.prepare(lr, number)`.
+
+    lr () float32, number () int64: learning rate and global step, which `prepare` fills. sums (B + 3,): what the steps of
+    this epoch add up: loss, terms, spread of the queries, and how many ranks were asked to stop (`stopping` () is this one's).
+    """
+
+    phase = staticmethod(record_function)  # around each of PHASES; `profile.py` puts a clock here
+
+    def __init__(self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE):
+        self.config, self.layout, self.model, self.ranks = config, layout, model, ranks
+        self.device = device = model.fill.device
+        self.together = device.type == "cuda"  # fewer launches; on CPU separate passes fit the caches better
+        self.lr = torch.full((), config.lr, device=device)
+        self.number = torch.zeros((), dtype=torch.int64, device=device)
+        self.sums = torch.zeros(len(config.branches) + 3, device=device)
+        self.stopping = torch.zeros((), device=device)
+        self.optimizer = make_sgd(model.trainable(), self.lr, config.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp and config.amp_dtype == "fp16")
+
+    def prepare(self, lr: float, number: int) -> None:
+        """What changes from step to step and is not data. Dropout too becomes a function of (seed, step, rank)."""
+        self.lr.fill_(lr)
+        self.number.fill_(number)
+        seed = int(np.random.SeedSequence([self.config.seed, number, self.ranks.rank]).generate_state(1)[0])
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
+
+    def autocast(self):
+        if not self.config.amp:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.float16 if self.config.amp_dtype == "fp16" else torch.bfloat16)
+
+    def __call__(self, batch: Batch, mining: bool) -> None:
+        c, model = self.config, self.model
+        self.optimizer.zero_grad()
+        with self.phase("EMA"):
+            model.move_keys()  # by the query weights from before the optimizer's step
+        parts = [
+            self._backward(batch.x, index, ids, c.topk if mining else 0)
+            for index, ids in zip(batch.index.chunk(c.accumulate), batch.ids.chunk(c.accumulate), strict=True)
+        ]
+        with self.phase("exchange"):
+            seen = torch.stack([numbers for _, numbers in parts]).mean(0)
+            self.ranks.average([*self._gradients(), *self._running_statistics(), seen])
+            keys = self.ranks.gather(torch.cat([key for key, _ in parts]))
+        with self.phase("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        with self.phase("enqueue"):
+            model.enqueue(keys)  # after the backward passes: autograd reads the old queue
+            self.sums += seen
+
+    def _backward(self, x: Tensor, index: Tensor, ids: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of one micro-batch; its keys (n, D) and numbers (B + 3,)."""
+        c, model = self.config, self.model
+        draw = dict(seed=c.seed, step=self.number)
+        kinds = (*c.branches, KEY_VIEW)
+        with self.phase("augment"):
+            views = make_views(x, index, ids, kinds, c.augment, self.layout, **draw, stream=c.stream, fill=model.fill)
+            a, rows = c.augment, len(index) * x.shape[-1]
+            graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
+        with self.autocast():
+            with self.phase("query forward"):
+                q = model.queries(views[:-1], graphs, self.together)
+            with self.phase("key forward"):
+                key = model.keys(views[-1], move=False)
+        with self.phase("loss"):
+            loss, terms = model.loss(q, key, c.weights, topk, half=c.amp and self.device.type == "cuda")
+        with self.phase("backward"):
+            self.scaler.scale(loss / c.accumulate).backward()
+        spread = q[0].detach().std(0).norm()  # 1: directions differ as much as they can, 0: all the same
+        return key, torch.cat([loss.detach()[None], terms, spread[None], self.stopping[None]]).float()
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.model.trainable() if p.grad is not None]
+
+    def _running_statistics(self) -> list[Tensor]:
+        return [b for b in self.model.buffers() if b.is_floating_point() and b is not self.model.queue]
+
+    def state_tensors(self) -> Sequence[Tensor]:
+        """Every tensor that a step changes, except the scaler's."""
+        momenta = [state["momentum_buffer"] for state in self.optimizer.state.values()]
+        return [*self.model.parameters(), *self.model.buffers(), *momenta, self.sums]
+
+    def health(self) -> Tensor:
+        """(B + 4,) float32: `sums`, then the largest magnitude of any weight (NaN when one is not a number)."""
+        weights = torch.stack(torch._foreach_norm(list(self.model.parameters()), float("inf")))
+        return torch.cat([self.sums, weights.max()[None]])
+
+
+class Readback:
+    """Numbers from the device without waiting for it: `swap` hands in new ones and returns those handed in before, which
+    have arrived by now. On CPU they are the same ones."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.waiting = device, None
+
+    def swap(self, numbers: Tensor, step: int) -> tuple[list[float], int] | None:
+        """numbers: (n,); step: kept beside them. None at the first call on CUDA."""
+        if self.device.type != "cuda":
+            return numbers.tolist(), step
+        host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        host.copy_(numbers, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        before, self.waiting = self.waiting, (host, arrived, step)
+        if before is None:
+            return None
+        before[1].synchronize()  # n steps old: it has passed, unless the device is that far behind
+        return before[0].tolist(), before[2]

@@ -1,0 +1,209 @@
+"""From a packed dataset to the paper's table: pretrain every stream and seed, evaluate every protocol, fuse, tabulate.
+
+Every stage leaves a finished result and is skipped when it is there: a run has its encoder.safetensors, a protocol its
+results.json of the same checkpoint, data and settings. A pretraining or a training that was stopped goes on where it stood.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hiclr_fast.data.packed.dataset import Packed, open_packed
+from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.candidate import Origin, Subject
+from hiclr_fast.evaluation.features import checkpoint_of
+from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
+from hiclr_fast.evaluation.protocols.ensemble import STREAMS, WEIGHTS, ensemble
+from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, finetune
+from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
+from hiclr_fast.evaluation.protocols.semi import run_semi, semi_name
+from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
+from hiclr_fast.evaluation.results import write_text
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.loop import MAY_CHANGE, finish, resume, start
+from hiclr_fast.pretraining.run_folder import CHECKPOINT, ENCODER, environment, load_run_config
+from hiclr_fast.reports.plan import Plan
+from hiclr_fast.reports.published import published
+from hiclr_fast.reports.tables import Measured, as_json, markdown
+
+
+def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
+    """Makes sure that `out` holds a finished run; True when it does, False when a signal stopped it.
+
+    A run that is there already is taken when it has the same settings and data.
+    """
+    if (out / CHECKPOINT).is_file():
+        theirs = load_run_config(out)
+        facts = json.loads((out / "environment.json").read_text())
+        names = ["epochs", *(name for name in vars(config) if name not in MAY_CHANGE)]
+        wanted = {name: (getattr(config, name), getattr(theirs, name)) for name in names}
+        wanted["data checksum"] = (data.checksum, facts["data_checksum"])
+        for what, (mine, found) in wanted.items():
+            if mine != found:
+                raise InputError(f"{out} is a run with {what} {found}, expected {mine}; move it away, or choose another --out")
+        if (out / ENCODER).is_file():
+            return True
+        trainer = resume(replace(theirs, out=out, data=data.path), data, out)
+    elif out.exists():
+        raise InputError(f"{out} holds no {CHECKPOINT}, so it is no run to evaluate; move it away, or choose another --out")
+    else:
+        trainer = start(replace(config, out=out, data=data.path), data, out)
+    print(f"pretraining {out}, epochs {trainer.epoch} to {trainer.config.epochs}", flush=True)
+    if not trainer.run(out):
+        return False
+    finish(trainer, out)
+    return True
+
+
+def _knn(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+    train, _ = subject.splits()
+    found = subject.evaluate("knn", KnnConfig(usual_ks(len(train))), knn, skip_finished=True)
+    return {f"k-NN, {name}": value for name, value in found["percent"].items()}
+
+
+def _linear(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+    config = LinearConfig(epochs=plan.linear_epochs, seed=seed)
+    return {"linear": subject.evaluate("linear", config, linear_protocol, skip_finished=True)["percent"]["top1"]}
+
+
+def _retrieval(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+    return {"retrieval, mAP": subject.evaluate("retrieval", RetrievalConfig(), retrieval, skip_finished=True)["percent"]["mAP"]}
+
+
+def _cluster(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+    found = subject.evaluate("cluster", ClusterConfig(seed=seed), cluster, skip_finished=True)
+    return {f"k-means, {name}": value for name, value in found["percent"].items()}
+
+
+def _semi(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+    config = replace(plan.semi_settings(100).training, seed=seed)
+    found = run_semi(subject, plan.semi_percent, plan.semi_repeats, config, skip_finished=True)
+    return {f"semi, {p:g} %": result["percent"]["top1"] for p, result in zip(plan.semi_percent, found, strict=True)}
+
+
+def _finetune(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+    config = replace(plan.training, epochs=plan.finetune_epochs, seed=seed)
+    name = "supervised" if subject.origin == "random" else "finetune"
+    return {"finetune": subject.evaluate(name, config, finetune, skip_finished=True)["percent"]["top1"]}
+
+
+def _transfer(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+    if plan.transfer_to is None:
+        return {}
+    target = open_packed(plan.transfer_to)
+    head = LinearConfig(epochs=plan.linear_epochs, seed=seed)
+    config = replace(plan.training, epochs=plan.finetune_epochs, seed=seed)
+    found = run_transfer(moved(subject, target), head, config, skip_finished=True)
+    return {f"transfer to {target.path.name}, {name}": result["percent"]["top1"] for name, result in found.items()}
+
+
+# Kinds of features as the table names them: (origin, batch-norm statistics of clean data). At its start an encoder has the
+# statistics (0, 1), with which it is a weak baseline; with those of the data it is the fairer one.
+KINDS: dict[str, tuple[Origin, bool]] = {
+    "pretrained": ("pretrained", False),
+    "random": ("random", False),
+    "random, recalibrated": ("random", True),
+    "raw": ("raw", False),
+}
+ALL, TRAINED = tuple(KINDS), ("pretrained", "random")
+STAGES = {  # what needs features only, all have; what trains an encoder, only those that have one
+    "knn": (_knn, ALL),
+    "linear": (_linear, ALL),
+    "retrieval": (_retrieval, ALL),
+    "cluster": (_cluster, ALL),
+    "semi": (_semi, TRAINED),
+    "finetune": (_finetune, TRAINED),
+    "transfer": (_transfer, TRAINED),
+}
+
+
+def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[str, str], float]:
+    """{(kind, row of the table): percent} of one run: all protocols, all kinds of features."""
+    found: dict[tuple[str, str], float] = {}
+    for kind, (origin, recalibrate) in KINDS.items():
+        subject = Subject(checkpoint_of(run), data, run / "eval", plan.device, origin=origin, recalibrate=recalibrate)
+        for protocol in plan.protocols:
+            stage, kinds = STAGES[protocol]
+            if kind in kinds:
+                found |= {(kind, row): percent for row, percent in stage(plan, subject, seed).items()}
+    return found
+
+
+def fuse_streams(plan: Plan, folder: Path, seed: int) -> dict[tuple[str, str, str], float]:
+    """{(kind, row, weights): percent} of what the three streams' runs in `folder` predict together."""
+    found: dict[tuple[str, str, str], float] = {}
+
+    def fused(protocol: str, weights: str) -> float:
+        runs = [run_folder(folder, stream, seed) / "eval" / protocol for stream in STREAMS]
+        out = folder / f"fused_s{seed}" / f"{protocol.replace('/', '_')}_{weights}"
+        return ensemble(runs, weights, out)["percent"]["top1"]
+
+    for weights in WEIGHTS:
+        if "linear" in plan.protocols:
+            for origin, suffix in zip(ALL, ("", "_random", "_random_recalibrated", "_raw"), strict=True):
+                found[origin, "linear", weights] = fused(f"linear{suffix}", weights)
+        if "finetune" in plan.protocols:
+            found["pretrained", "finetune", weights] = fused("finetune", weights)
+            found["random", "finetune", weights] = fused("supervised", weights)
+        if "semi" in plan.protocols:
+            for percent in plan.semi_percent:
+                for origin, suffix in zip(TRAINED, ("", "_random"), strict=True):
+                    repeats = [fused(f"{semi_name(percent)}{suffix}/repeat{r}", weights) for r in range(plan.semi_repeats)]
+                    found[origin, f"semi, {percent:g} %", weights] = sum(repeats) / len(repeats)
+    return found
+
+
+def run_folder(folder: Path, stream: str, seed: int) -> Path:
+    return folder / f"{stream}_s{seed}"
+
+
+OVERRIDES = ("linear_epochs", "finetune_epochs", "semi_epochs", "semi_percent", "semi_repeats")
+
+
+def caption(plan: Plan, sets: Sequence[Packed], folders: Sequence[Path], encoder: str) -> list[str]:
+    """What a reader has to know to judge the table, with everything in which it is not the official protocol."""
+    runs = [load_run_config(run_folder(f, s, seed)) for f in folders for s in plan.streams for seed in plan.seeds]
+    epochs = " or ".join(map(str, sorted({config.epochs for config in runs})))
+    samples = ", ".join(f"{data.path.name} {len(data['train'])} / {len(data['val'])}" for data in sets)
+    usual = {name: Plan.__dataclass_fields__[name].default for name in OVERRIDES}
+    changed = {name.replace("_", " "): getattr(plan, name) for name in OVERRIDES if getattr(plan, name) != usual[name]}
+    changed |= {name: value for name, value in vars(plan.training).items() if value != getattr(FinetuneConfig(), name)}
+    changed = {name: "/".join(f"{v:g}" for v in x) if isinstance(x, tuple) else x for name, x in changed.items()}
+    folds = f" over seeds of the mean over {len(sets)} folds" if len(sets) > 1 else ""
+    return [
+        f"{plan.dataset} {plan.split}, {encoder}; percent, top-1 of the last epoch where nothing else is said.",
+        f"Training / test samples: {samples}. Seeds {', '.join(map(str, plan.seeds))}: mean ± standard deviation{folds}.",
+        f"Pretrained for {epochs} epochs. Changed from the official protocols: "
+        + (", ".join(f"{name} {value}" for name, value in changed.items()) or "nothing")
+        + ".",
+    ]
+
+
+def reproduce(plan: Plan) -> bool:
+    """Everything; writes table.md and table.json. False when a signal stopped a pretraining."""
+    sets = plan.check()
+    folders = [plan.out / data.path.name if len(sets) > 1 else plan.out for data in sets]
+    measured = Measured()
+    for data, folder in zip(sets, folders, strict=True):
+        for seed in plan.seeds:
+            for stream in plan.streams:
+                run = run_folder(folder, stream, seed)
+                if not pretrain_stage(replace(plan.configs[stream], stream=stream, seed=seed), data, run):
+                    return False
+                for (origin, row), percent in evaluate_run(plan, run, data, seed).items():
+                    measured.add(origin, row, stream, seed, percent)
+            if set(STREAMS) <= set(plan.streams):
+                for (origin, row, weights), percent in fuse_streams(plan, folder, seed).items():
+                    measured.add(origin, row, weights, seed, percent)
+    any_run = run_folder(folders[0], plan.streams[0], plan.seeds[0])
+    kind = Subject(checkpoint_of(any_run), sets[0], any_run, plan.device).kind
+    known, head = published(plan.dataset, plan.split), caption(plan, sets, folders, kind)
+    table = markdown(measured, known, kind, head)
+    write_text(plan.out / "table.md", table)
+    facts = {**as_json(measured, known, head), "environment": environment(plan.device)}
+    write_text(plan.out / "table.json", json.dumps(facts, indent=1))
+    print(f"\n{table}\n{plan.out / 'table.md'} and {plan.out / 'table.json'}")
+    return True

@@ -1,0 +1,125 @@
+"""report.html of a run: one file that holds everything (images inlined), and the PNGs beside it."""
+
+import base64
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import torch
+from hiclr_kernels.augment.reference import to_stream
+from jinja2 import Environment
+
+from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.evaluation.results import RESULTS, read_results, read_scores, write_text
+from hiclr_fast.pretraining.config import as_plain
+from hiclr_fast.pretraining.run_folder import load_run_config
+from hiclr_fast.reports.figures import confusion, curves, embedding, per_class
+from hiclr_fast.views.pictures import Picture, animation
+
+FEWEST = 4  # samples that t-SNE can lay out
+ANIMATED = 4  # classes of which one sample moves
+TEMPLATE = Path(__file__).with_name("run_report.html")
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    file = run / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist; the run has not finished an epoch, train it first") from None
+    except ValueError as error:
+        raise InputError(f"{file}: a line is not JSON ({error}); remove that line") from None
+    if not lines:
+        raise InputError(f"{file} is empty; the run has not finished an epoch, train it first")
+    return lines
+
+
+def moving(subject: Subject, scores: np.ndarray, path: Path) -> None:
+    """GIF of one validation sample of each of the first classes, with what the linear classifier says."""
+    val, classes = subject.data["val"], subject.data.classes
+    rows = [int(np.flatnonzero(val.label == c)[0]) for c in np.unique(val.label)[:ANIMATED]]
+    x = to_stream(torch.from_numpy(val.x[rows]), "joint", subject.data.layout.parents).numpy()
+    still = np.zeros(x.shape[2:4], bool)
+    found = []
+    for row, sample in zip(rows, x, strict=True):
+        guess = classes[int(scores[row].argmax())]
+        found.append(Picture(_wrapped(classes[val.label[row]]), f"predicted:\n{_wrapped(guess)}", sample, still))
+    animation(found, subject.data.layout.bones, path)
+
+
+def _wrapped(name: str) -> str:
+    """At most two lines; a dollar sign would start a formula."""
+    return textwrap.fill(name, 24, max_lines=2, placeholder=" …").replace("$", r"\$")
+
+
+def all_results(folder: Path, checkpoint: str) -> list[dict]:
+    """results.json of every protocol below a run's eval folder, by path; percentages as text. checkpoint: its hash now."""
+    found = []
+    for file in sorted(folder.rglob(RESULTS)):
+        results = read_results(file.parent)
+        percent = {name: f"{value:.2f}" for name, value in results.get("percent", {}).items()}
+        stale = results.get("checkpoint_sha256", checkpoint) != checkpoint
+        found.append({"where": str(file.parent.relative_to(folder)), "percent": percent, "stale": stale})
+    return found
+
+
+def make_report(subject: Subject, run: Path, out: Path) -> Path:
+    """Writes out/report.html and its pictures; k-NN and linear are evaluated when they have not been. Returns the path.
+
+    subject: the run's pretrained encoder on its data.
+    """
+    metrics, config = read_metrics(run), load_run_config(run)
+    ks = KnnConfig(usual_ks(len(subject.splits()[0])))
+    near = subject.finished("knn") or subject.evaluate("knn", ks, knn, quiet=True)
+    linear = subject.finished("linear") or subject.evaluate("linear", LinearConfig(), linear_protocol, quiet=True)
+    scores = read_scores(subject.folder / subject.name_of("linear"))
+    classes = subject.data.classes
+    out.mkdir(parents=True, exist_ok=True)
+    curves(metrics, out / "curves.png")
+    counts = confusion(scores["label"], scores["scores"].argmax(1), classes, out / "confusion.png")
+    per_class(counts, classes, out / "per_class.png")
+    _, val = subject.features
+    drawn = embedding(val.feature, val.label, classes, out / "tsne.png") if len(val.label) >= FEWEST else 0
+    moving(subject, scores["scores"], out / "skeletons.gif")
+    pictures = [
+        ("curves.png", "Pretraining", "Loss and its InfoNCE part, and 1-NN accuracy along the way."),
+        ("confusion.png", "Confusion matrix", "Linear protocol, last epoch, validation samples; numbers are counts."),
+        ("per_class.png", "Accuracy of each class", "Linear protocol, last epoch."),
+        *[("tsne.png", "Features", f"t-SNE of {drawn} validation samples, frozen encoder, coloured by class.")] * bool(drawn),
+        ("skeletons.gif", "Skeletons", "One validation sample of each of the first classes, and the linear classifier's answer."),
+    ]
+    inlined = [
+        {
+            "title": title,
+            "text": text,
+            "type": file.rsplit(".", 1)[1],
+            "data": base64.b64encode((out / file).read_bytes()).decode(),
+        }
+        for file, title, text in pictures
+    ]
+    headline = {
+        "linear, top-1": f"{linear['percent']['top1']:.1f} %",
+        **{f"k-NN, {name}": f"{value:.1f} %" for name, value in list(near["percent"].items())[:1]},
+        "epochs": str(metrics[-1]["epoch"]),
+        "last loss": f"{metrics[-1]['loss']:.3f}",
+    }
+    page = Environment(autoescape=True).from_string(TEMPLATE.read_text())
+    environment = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    text = page.render(
+        run=run.name,
+        data=f"{subject.data.path.name}: {len(subject.data['train'])} training, {len(val.label)} validation samples, "
+        f"{len(classes)} classes, layout {subject.data.layout.name}",
+        stream=subject.stream,
+        headline=headline,
+        pictures=inlined,
+        results=all_results(subject.folder, subject.weights.sha256),
+        config=as_plain(config),
+        environment=environment,
+    )
+    write_text(out / "report.html", text)
+    return out / "report.html"

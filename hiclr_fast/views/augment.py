@@ -1,0 +1,101 @@
+"""The views of a training step: how strong each is, and the kernels that draw and make them.
+
+Every random number is a pure function of (seed, step, sample id, view): a resumed run continues exactly, no two steps,
+samples or views share numbers, and an epoch never repeats the draws of another. Constants: released configuration and feeder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from hiclr_kernels.augment import apply_views, draw_views
+from hiclr_kernels.augment.draw import ViewStrength
+from hiclr_kernels.augment.reference import Stream
+from torch import Tensor
+
+from hiclr_fast.skeletons import Layout
+from hiclr_fast.views.strong import adain, draw_roll
+
+VIEW_SETS = ("basic", "normal", "strong")  # each holds the ones before it
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Strength of every operation. Defaults: official feeder and released YAML (paper section 4.2)."""
+
+    crop_ratio: int = 6  # reflected frames at both ends: T // crop_ratio
+    shear: float = 0.5  # off-diagonals U(-shear, shear)
+    flip_p: float = 0.5
+    rotate_main: float = 30.0  # degrees, one random axis U(0, main)
+    rotate_minor: float = 1.0  # degrees, the other two U(0, minor)
+    noise_std: float = 0.01  # metres
+    noise_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_p: float = 0.5
+    blur_normalized: bool = False  # the release does not divide the taps by their sum
+    axis_p: float = 0.5
+    time_flip_p: float = 0.0  # exists in the feeder, off in the release
+    mask_ratio: float = 0.1  # strong: int(ratio * V) joints a frame
+    mask_per_sample: bool = False  # the release draws one mask for the whole batch
+    adain: Literal["off", "sequence", "frame"] = "off"  # strong: SkeleAdaIN, statistics over the sequence or each frame
+    edge_drop: float = 0.0  # strong: every layer drops edges at a rate U(0, edge_drop); paper 0.1, off in the release
+    edge_add: float = 0.0  # strong: every layer adds absent edges at a rate U(0, edge_add); paper 0.05, off in the release
+
+
+def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int) -> ViewStrength:
+    """What the kernels draw for one view. kind: basic, normal or strong."""
+    if kind not in VIEW_SETS:
+        raise ValueError(f"unknown view set {kind!r}: expected one of {VIEW_SETS}")
+    basic = ViewStrength(padding=frames // config.crop_ratio, shear=config.shear)
+    if kind == "basic":
+        return basic
+    normal = replace(
+        basic,
+        flip_p=config.flip_p,
+        rotate_main=config.rotate_main,
+        rotate_minor=config.rotate_minor,
+        noise_std=config.noise_std,
+        noise_p=config.noise_p,
+        blur_sigma=config.blur_sigma,
+        blur_p=config.blur_p,
+        blur_normalized=config.blur_normalized,
+        axis_p=config.axis_p,
+        time_flip_p=config.time_flip_p,
+    )
+    return normal if kind == "normal" else replace(normal, masked_joints=int(config.mask_ratio * joints))
+
+
+def make_views(
+    x: Tensor,
+    index: Tensor,
+    sample: Tensor,
+    kinds: Sequence[str],
+    config: AugmentConfig,
+    layout: Layout,
+    *,
+    seed: int,
+    step: Tensor,
+    stream: Stream = "joint",
+    fill: Tensor | None = None,
+) -> list[Tensor]:
+    """One view (N, 3, T, V, M) of the batch for every entry of `kinds`.
+
+    x: (S, 3, T, V, M) float32; index: (N,) int64 rows of it that make the batch; sample: (N,) int64 their sample ids, keys
+    of the draws; step: () int64; all on one device.
+    Strong views: AdaIN (if on) after the stream is taken, then the mask, whose joints become `fill` (1,), with its gradient.
+    """
+    frames, joints = x.shape[2:4]
+    strengths = [view_strength(kind, config, frames, joints) for kind in kinds]
+    draws = draw_views(strengths, sample, step, seed=seed, frames=frames, joints=joints, mask_per_sample=config.mask_per_sample)
+    exchanged = [w for w, kind in enumerate(kinds) if kind == "strong" and config.adain != "off"]
+    in_kernel = replace(draws, masked=tuple(masked and w not in exchanged for w, masked in enumerate(draws.masked)))
+    tables = dict(mirror=layout.mirror, parents=layout.parents)
+    views = apply_views(x, index, in_kernel, **tables, stream=stream, fill=fill)
+    for w in exchanged:
+        style = views[w][draw_roll(len(sample), seed=seed, step=step, view=w)]
+        views[w] = adain(views[w], style, config.adain)
+        if draws.masked[w]:
+            hidden = (draws.keep[w] == 0)[:, None, :, :, None]
+            views[w] = torch.where(hidden, 0 if fill is None else fill, views[w])
+    return views
