@@ -92,6 +92,15 @@ def get_layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+def same_skeleton(a: Layout, b: Layout) -> bool:
+    """Whether two layouts are one skeleton, whatever they and their joints are called."""
+
+    def facts(x: Layout) -> tuple:
+        return x.parents, x.center, x.shoulders, x.mirror
+
+    return facts(a) == facts(b)
+
+
 def hop_distance(layout: Layout, max_hop: int = 1) -> np.ndarray:
     """(V, V) float64 hops between joints; farther than `max_hop` is inf (official graph code, get_hop_distance)."""
     v = layout.num_joints

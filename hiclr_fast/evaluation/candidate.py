@@ -52,10 +52,12 @@ class Candidate:
     recalibrate: bool = False
 
     def __post_init__(self):
-        theirs = self.weights.config.layout
-        if theirs not in (None, self.data.layout.name):
+        theirs, contract = self.weights.config.layout, self.weights.contract
+        if contract is not None:
+            contract.check_layout(self.data.layout, str(self.data.path), str(self.checkpoint))
+        elif theirs not in (None, self.data.layout.name):
             raise InputError(
-                f"{self.checkpoint} was pretrained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
+                f"{self.checkpoint} was trained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
                 "of an encoder belongs to its joints: pretrain on that layout, or prepare the data with the same joints"
             )
         check_fits(self.weights.encoder, self.data, str(self.checkpoint))

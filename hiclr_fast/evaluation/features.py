@@ -16,12 +16,12 @@ from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.atomic import replacing
+from hiclr_fast.inference.encoder import pooled
+from hiclr_fast.inference.rows import BATCH
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.load import Weights, check_fits
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.precision import exact
-
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,13 @@ class Features:
     name: np.ndarray
 
 
-@torch.no_grad()
 def extract(encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device) -> Features:
     """Pooled features (N, D) of a split: eval mode, float32, no augmentation."""
     encoder.eval()
     parts = []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
-        x = torch.from_numpy(split.x[start : start + BATCH]).to(device)
-        with exact():
-            parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
-    return Features(torch.cat(parts).numpy(), split.label, split.name)
+        parts.append(pooled(encoder, split.x[start : start + BATCH], layout, stream, device))
+    return Features(np.concatenate(parts), split.label, split.name)
 
 
 @torch.no_grad()
