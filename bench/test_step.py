@@ -1,7 +1,7 @@
 """A training step: ours beside the official style, loader and augmentation included in both.
 
 official_no_loader: its step on views that lie on the device already. floor_fraction: the step's least time by its bytes and
-FLOPs (`hiclr_fast/pretraining/profile.py`), over its median.
+FLOPs (`hiclr_fast/pretraining/step_ledger.py`), over its median.
 """
 
 import tempfile
@@ -16,7 +16,8 @@ from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.loop import Pretrainer
-from hiclr_fast.pretraining.profile import rates, work
+from hiclr_fast.pretraining.profile import rates
+from hiclr_fast.pretraining.step_ledger import floor, floor_seconds
 
 QUEUE = 32768
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -141,10 +142,9 @@ def test_step(measure, benchmark, device, batch, variant):
 
     run()  # compiles, captures
     measure(run, rounds=5 if device == "cpu" else 30, **facts(batch, device, variant, "bfloat16" if kw.get("amp") else "float32"))
-    needed = work(ours)
-    copy_rate, product_rate = rates(ours.device, torch.bfloat16 if kw.get("amp") else torch.float32)
-    floor = sum(max(moved / copy_rate, flops / product_rate) for moved, flops in needed.values())
+    needed = floor(ours.config, LAYOUT, ours.data.shape, batch)
+    least = floor_seconds(needed, *rates(ours.device, torch.bfloat16 if kw.get("amp") else torch.float32))
     if benchmark.stats is not None:
-        benchmark.extra_info["floor_fraction"] = floor / benchmark.stats.stats.median
+        benchmark.extra_info["floor_fraction"] = least / benchmark.stats.stats.median
     if device == "cuda":
         benchmark.extra_info["peak_mb"] = torch.cuda.max_memory_reserved() / 1e6  # what a graph holds is not allocated
