@@ -8,7 +8,8 @@ from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.step import PHASES
 from hiclr_fast.pretraining.step_ledger import GPUS, floor, step_ledger, table
 from hiclr_fast.skeletons import LAYOUTS
-from hiclr_fast.training.ledger import GPU, Entry, Ledger
+from hiclr_fast.training.ledger import Entry, Ledger
+from hiclr_fast.training.pretended_gpu import GPU
 
 SHAPE, BATCH = (3, 50, 25, 2), 128
 # Of one step in bfloat16 at the released sizes: kernels, GB read and written, MB a sample that the backward keeps. A change

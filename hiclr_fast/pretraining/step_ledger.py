@@ -13,7 +13,8 @@ from hiclr_fast.models.load import build_encoder
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.step import PHASES, TrainStep
 from hiclr_fast.skeletons import Layout
-from hiclr_fast.training.ledger import Ledger, without_values
+from hiclr_fast.training.ledger import Ledger
+from hiclr_fast.training.pretended_gpu import without_values
 
 Needed = dict[str, tuple[float, float]]  # phase: bytes, FLOPs
 
@@ -104,8 +105,8 @@ def table(config: PretrainConfig, layout: Layout, shape: tuple[int, ...], batch:
     lines.append(f"saved for the backward {saved / 1e6:.1f} MB a sample, peak {peak / 1e6:.1f} MB a sample: at most {fits}")
     rules = [(gpu.name, gpu.bandwidth / 1e12, gpu.rate / 1e12) for gpu in GPUS]
     lines += [
-        f"{name}: predicted, not measured: every kernel the longest of bytes at {bandwidth:.1f} TB/s, FLOPs at {rate:.0f} TFLOP/s, "
-        f"{1e6 * LEAST:.1f} us"
+        f"{name}: predicted, not measured: every kernel the longest of bytes at {bandwidth:.1f} TB/s, FLOPs at {rate:.0f} "
+        f"TFLOP/s, {1e6 * LEAST:.1f} us"
         for name, bandwidth, rate in rules
     ]
     return "\n".join(lines)

@@ -8,25 +8,21 @@ has written yet is its output, every other tensor its input. WORK says of a kern
 Nothing here is a measurement. Caches, alignment and how well a kernel does its work are not in it.
 """
 
-import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._library.custom_ops import OPDEFS
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-GPU = torch.device("cuda", 127)  # a number that no real device has: what the code caches by device stays apart
-MULTIPROCESSORS = 132  # H100 and H200
+from hiclr_fast.training.pretended_gpu import pretending
+
 LISTED = (110, 64, 48, 36, 30)  # items that a multi-tensor kernel takes, by tensors an item (torch MultiTensorApply.cuh)
 WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # kernel: its arguments -> any of flops, read, write (bytes)
     "sweep_kernel": lambda a: dict(flops=4 * a["rows"] * a["queue_rows"] * a["D"]),
@@ -49,19 +45,6 @@ class Cost(NamedTuple):
     kernels: int
     bytes: int
     flops: int
-
-
-@functools.cache
-def fake_mode() -> FakeTensorMode:
-    """One for the process: what was cached for its tensors stays valid."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
-
-
-def without_values(model: nn.Module) -> None:
-    """Replaces every parameter and buffer by one that has a shape, but no values."""
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            tensors.update({name: fake_mode().from_tensor(t) for name, t in tensors.items() if t is not None})
 
 
 def span(t: Tensor) -> int:
@@ -97,7 +80,7 @@ class Ledger(TorchDispatchMode):
     def __enter__(self) -> "Ledger":
         if self._depth == 0:
             self._stack = ExitStack()
-            self._stack.enter_context(_pretending(self))
+            self._stack.enter_context(pretending(lambda: self._depth > 0, self.launch))
             self._stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self._keep, lambda t: t))
         self._depth += 1
         return super().__enter__()
@@ -236,37 +219,3 @@ def _special(name: str, args, inputs, made, changed) -> list[tuple[int, int, int
     if name == "_to_copy" and made[0].dtype == inputs[0].dtype and made[0].stride() == inputs[0].stride():
         return []  # to the device where it is
     return None
-
-
-@contextmanager
-def _pretending(ledger: Ledger) -> Iterator[None]:
-    """Fake CPU tensors are CUDA ones to all Python code outside of torch's operations; so it is on any build of torch."""
-    shipped, dropout = FakeTensor.device.fget, torch.nn.functional.dropout
-    autocast, casting, cast_to = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype
-
-    def fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        return torch.native_dropout(x, p, True)[0] if training and p else dropout(x, p, training, inplace)
-
-    def outside() -> bool:
-        return ledger._depth > 0
-
-    with ExitStack() as stack:
-        for target, name, value in (
-            (FakeTensor, "device", property(lambda t: GPU if outside() else shipped(t))),
-            (FakeTensor, "is_cuda", property(lambda t: outside())),
-            (torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(multi_processor_count=MULTIPROCESSORS)),
-            (torch.nn.functional, "dropout", fused_dropout),  # what torch does on CUDA
-            (torch, "autocast", lambda device_type, *rest, **more: autocast("cpu", *rest, **more)),
-            (torch, "is_autocast_enabled", lambda *_: casting("cpu")),
-            (torch, "get_autocast_dtype", lambda *_: cast_to("cpu")),
-        ):
-            stack.enter_context(patch.object(target, name, value, create=True))
-        try:
-            from triton.runtime.jit import KernelInterface
-        except ImportError:
-            pass  # no kernels of ours on this platform
-        else:
-            launching = lambda kernel, grid: lambda *args, **kwargs: ledger.launch(kernel, args, kwargs)  # noqa: E731
-            stack.enter_context(patch.object(KernelInterface, "__getitem__", launching))
-        stack.enter_context(fake_mode())
-        yield
