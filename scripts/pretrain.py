@@ -12,7 +12,7 @@ import tyro
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.distributed import Ranks, join, leave
+from hiclr_fast.distributed import Ranks, joined
 from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.evaluation.features import raw_features
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
@@ -75,11 +75,8 @@ def compare(trainer: Pretrainer) -> None:
 def main() -> int:
     source, base = base_config(sys.argv[1:])
     config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
-    ranks = join(pick_device(config.device))
-    try:
+    with joined(pick_device(config.device)) as ranks:
         return pretrain(source, config, ranks)
-    finally:
-        leave()
 
 
 def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hiclr_fast.data.loading.loader import Batch, make_loader
+from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
@@ -106,7 +106,7 @@ class Pretrainer:
 
         numbers: of `TrainStep.health`; none: those of now, for which it waits.
         """
-        if not all(map(math.isfinite, self.train.health().tolist() if numbers is None else numbers)):
+        if not all(map(math.isfinite, self.readback.now(self.train.health()) if numbers is None else numbers)):
             raise InputError(
                 f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}; the last good checkpoint is kept. "
                 "Lower --lr, add --warmup-epochs, or use --amp-dtype bf16"
@@ -114,9 +114,11 @@ class Pretrainer:
 
     def knn(self, encoder: torch.nn.Module) -> float:
         """1-NN cosine accuracy in percent on the validation split."""
-        split = {s: extract(encoder, self.data[s], self.data.layout, self.config.stream, self.device) for s in ("train", "val")}
+        resident = {"train": self.loader.x} if isinstance(self.loader, ResidentLoader) else {}
+        common = self.data.layout, self.config.stream, self.device
+        train, val = (extract(encoder, self.data[s], *common, rows=resident.get(s)) for s in ("train", "val"))
         encoder.train()
-        return knn_accuracy(split["train"], split["val"])
+        return knn_accuracy(train, val)
 
     def run(self, out: Path) -> bool:
         """Trains until the last epoch; True when it got there, False when a signal stopped it (checkpoint saved)."""
@@ -131,10 +133,16 @@ class Pretrainer:
                 self._close_epoch(out, metrics)
             return True
         finally:
+            self.close()
             if metrics:
                 metrics.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def close(self) -> None:
+        """Lets the captured step go, which holds on to memory and to the ranks' communicator."""
+        if isinstance(self.do_step, GraphedStep):
+            self.do_step.close()
 
     def _on_signal(self, *_: Any) -> None:
         self.stop = True

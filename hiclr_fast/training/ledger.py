@@ -52,6 +52,11 @@ def span(t: Tensor) -> int:
     return t.element_size() * math.prod(size if stride else 1 for size, stride in zip(t.shape, t.stride(), strict=True))
 
 
+def _order(t: Tensor) -> tuple[int, ...]:
+    """Strides of the dimensions that have any."""
+    return tuple(stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1)
+
+
 def _storage(t: Tensor) -> int:
     return t.untyped_storage()._cdata
 
@@ -196,7 +201,8 @@ def _special(name: str, args, inputs, made, changed) -> list[tuple[int, int, int
     ours = _distinct(made)
     if name.startswith(("_foreach", "_fused")):
         lists = [a for a in args if isinstance(a, (list, tuple)) and a and isinstance(a[0], Tensor)]
-        kernels = math.ceil(len(lists[0]) / LISTED[len(lists) - 1 + (not changed)])
+        alike = all(len(set(map(_order, item))) == 1 for item in zip(*lists, strict=True))  # else one launch a tensor
+        kernels = math.ceil(len(lists[0]) / LISTED[len(lists) - 1 + (not changed)]) if alike else len(lists[0])
         return [(kernels, _distinct(inputs if name != "_foreach_copy_" else list(args[1])), _distinct([*made, *changed]))]
     if name == "convolution_backward":
         (dy, x, w), (to_x, to_w, to_bias) = inputs[:3], args[-1]
