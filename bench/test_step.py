@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from memory import too_large
 from official_style import LAYOUT, PlainTrainer, Views
 
 from hiclr_fast.data.packed.dataset import Packed, Split
@@ -20,13 +21,14 @@ from hiclr_fast.pretraining.profile import rates
 from hiclr_fast.pretraining.step_ledger import floor, floor_seconds
 
 QUEUE = 32768
+SHAPE = (3, 50, LAYOUT.num_joints, 2)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def dataset(n: int) -> Packed:
     """Random NTU-shaped skeletons, half with an empty second body; the speed does not depend on the values."""
     rng = np.random.default_rng(0)
-    x = rng.normal(0, 0.3, (n, 3, 50, LAYOUT.num_joints, 2)).astype(np.float32)
+    x = rng.normal(0, 0.3, (n, *SHAPE)).astype(np.float32)
     x[::2, ..., 1] = 0
     file = Path(tempfile.mkdtemp()) / "train.npy"
     np.save(file, x)
@@ -133,6 +135,8 @@ def test_step(measure, benchmark, device, batch, variant):
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        if reason := too_large(PretrainConfig(batch_size=batch, queue_size=QUEUE, **kw), LAYOUT, SHAPE, batch):
+            pytest.skip(reason)
     ours = trainer(batch, device, **kw)
     batches = (given for epoch in range(1, 10**6) for given in ours.loader.epoch(epoch))
 
