@@ -16,9 +16,9 @@ from official_style import LAYOUT, PlainTrainer, Views
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import Pretrainer
 from hiclr_fast.pretraining.profile import rates
 from hiclr_fast.pretraining.step_ledger import floor, floor_seconds
+from hiclr_fast.pretraining.trainer import Pretrainer
 
 QUEUE = 32768
 SHAPE = (3, 50, LAYOUT.num_joints, 2)

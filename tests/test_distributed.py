@@ -19,8 +19,8 @@ from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.distributed import ALONE, Ranks, join, joined, leave
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretraining.loop import Pretrainer
-from hiclr_fast.pretraining.run_folder import load_checkpoint
+from hiclr_fast.files.tensors import load_checkpoint
+from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.training.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,10 @@ from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.pretraining.graph import GraphedStep
-from hiclr_fast.pretraining.loop import Pretrainer, start
-from hiclr_fast.pretraining.step import Readback
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.readback import Readback
+from hiclr_fast.pretraining.start import start
+from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.views.augment import AugmentConfig
 
 STEPS = 32
@@ -82,14 +84,15 @@ def test_no_synchronisation(data, kw, graph):
     first = next(batches)
     for _ in range(2):
         trainer.train_step(first)
-    trainer.readback.swap(trainer.train.health(), 0)
+    readback = Readback(trainer.device)
+    readback.swap(trainer.train.health(), 0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
             trainer.train_step(first)
-            trainer.readback.waiting = None
-            trainer.readback.swap(trainer.train.health(), 0)
+            readback.waiting = None
+            readback.swap(trainer.train.health(), 0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -148,7 +151,7 @@ def test_the_graph_is_closed_on_every_way_out(data, tmp_path, way_out):
 
     trainer.do_step = Graphed(trainer.train)
     try:
-        assert trainer.run(tmp_path / "run") is (way_out == "end")
+        assert train(trainer, tmp_path / "run") is (way_out == "end")
     except InputError as error:
         assert way_out == "error" and "NaN" in str(error)
     assert not graph.alive and trainer.do_step.graph is None and trainer.do_step.mining is None

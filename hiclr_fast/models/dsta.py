@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiclr_fast.models.encoder import PooledEncoder, projector
 from hiclr_fast.models.layers import BatchNorm, Dropout
 from hiclr_fast.views.strong import Edges, add_attention_edges, drop_edges
 
@@ -84,7 +85,7 @@ class Block(nn.Module):
         return F.leaky_relu(self.dropout(self.down_t(y)) + self.temporal(y), SLOPE)
 
 
-class DSTA(nn.Module):
+class DSTA(PooledEncoder):
     """Encoder and projector.
 
     joints: V, fixed by the learned attention; frames and bodies are free. Forward takes (N, C, T, V, M) and returns the
@@ -112,7 +113,7 @@ class DSTA(nn.Module):
         self.blocks = nn.ModuleList(
             Block(widths[i], widths[i + 1], attention[i], joints, stride, dropout) for i, stride in enumerate(BLOCK_STRIDES)
         )
-        self.projector = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, feature_dim))
+        self.projector = projector(hidden_dim, feature_dim)
 
     def edge_shape(self, rows: int) -> tuple[int, ...]:
         """Shape of the drawn edges of one block: every row drops and adds its own."""
@@ -133,6 +134,3 @@ class DSTA(nn.Module):
         for number, block in enumerate(self.blocks):
             x = block(x, None if graphs is None else graphs.of(number))
         return x.mean(dim=(2, 3)).view(n, -1, x.shape[1]).mean(dim=1)
-
-    def forward(self, x: Tensor, graphs: Edges | None = None) -> Tensor:
-        return self.projector(self.features(x, graphs))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiclr_fast.models.encoder import PooledEncoder, projector
 from hiclr_fast.models.layers import BatchNorm, Dropout, distinct_bodies
 
 TEMPORAL_KERNEL = 9
@@ -56,7 +57,7 @@ class Block(nn.Module):
         return self.bn2(self.conv(y), dropout=self.dropout, residual=residual, slope=0.0)
 
 
-class STGCN(nn.Module):
+class STGCN(PooledEncoder):
     """Encoder and projector.
 
     adjacency: (K, V, V). Forward takes (N, C, T, V, M) and returns the projection (N, feature_dim), not normalised;
@@ -81,7 +82,7 @@ class STGCN(nn.Module):
             Block(widths[i], widths[i + 1], subsets, joints, stride, dropout if i else 0.0, residual=i > 0)
             for i, stride in enumerate(BLOCK_STRIDES)
         )
-        self.projector = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, feature_dim))
+        self.projector = projector(hidden_dim, feature_dim)
 
     @property
     def num_joints(self) -> int:
@@ -114,9 +115,6 @@ class STGCN(nn.Module):
             rows = block(rows, self.A if graphs is None else graphs[number])
         rows = rows.mean(dim=(2, 3))
         return (rows if where is None else rows[where]).view(n, bodies, -1).mean(dim=1)
-
-    def forward(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
-        return self.projector(self.features(x, graphs))
 
 
 def init_official(model: nn.Module) -> None:

@@ -3,9 +3,7 @@
 All it changes lies in tensors with fixed addresses, so that the same step can be captured in a CUDA graph (`graph.py`).
 """
 
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,17 +11,16 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from hiclr_fast.data.loading.loader import Batch
-from hiclr_fast.distributed import ALONE, TIMEOUT, Ranks
-from hiclr_fast.errors import InputError
+from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.optimizer import make_sgd
+from hiclr_fast.training.precision import autocast
 from hiclr_fast.views.augment import make_views
 from hiclr_fast.views.strong import draw_graphs
 
 KEY_VIEW = "basic"
-POLL = 1e-4  # seconds between two looks at an event
 PHASES = ("load", "augment", "query forward", "key forward", "loss", "backward", "exchange", "optimizer", "EMA", "enqueue")
 
 
@@ -57,9 +54,7 @@ class TrainStep:
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
 
     def autocast(self):
-        if not self.config.amp:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.float16 if self.config.amp_dtype == "fp16" else torch.bfloat16)
+        return autocast(self.device, self.config.amp, torch.float16 if self.config.amp_dtype == "fp16" else torch.bfloat16)
 
     def __call__(self, batch: Batch, mining: bool) -> None:
         c, model = self.config, self.model
@@ -117,48 +112,3 @@ class TrainStep:
         """(B + 4,) float32: `sums`, then the largest magnitude of any weight (NaN when one is not a number)."""
         weights = torch.stack(torch._foreach_norm(list(self.model.parameters()), float("inf")))
         return torch.cat([self.sums, weights.max()[None]])
-
-
-class Readback:
-    """Numbers from the device without waiting for it: `swap` hands in new ones and returns those handed in before, which
-    have arrived by now. On CPU they are the same ones. `now` waits. Both give up after `patience` seconds, with an
-    InputError: a replayed graph has no timeout of its own, and an exchange in it whose other ranks are gone never ends."""
-
-    def __init__(self, device: torch.device, patience: float = TIMEOUT.total_seconds()):
-        self.device, self.patience, self.waiting = device, patience, None
-
-    def swap(self, numbers: Tensor, step: int) -> tuple[list[float], int] | None:
-        """numbers: (n,); step: kept beside them. None at the first call on CUDA."""
-        if self.device.type != "cuda":
-            return numbers.tolist(), step
-        before, self.waiting = self.waiting, (*self._send(numbers), step)
-        if before is None:
-            return None
-        host, arrived, at = before
-        self._wait(arrived)  # n steps old: it has passed, unless the device is that far behind
-        return host.tolist(), at
-
-    def now(self, numbers: Tensor) -> list[float]:
-        """numbers: (n,)."""
-        if self.device.type != "cuda":
-            return numbers.tolist()
-        host, arrived = self._send(numbers)
-        self._wait(arrived)
-        return host.tolist()
-
-    def _send(self, numbers: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-        host.copy_(numbers, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return host, arrived
-
-    def _wait(self, arrived: torch.cuda.Event) -> None:
-        until = time.monotonic() + self.patience
-        while not arrived.query():
-            if time.monotonic() > until:
-                raise InputError(
-                    f"{self.device} has not finished its steps within {self.patience:g} s: another rank is gone, or the device "
-                    "hangs; the last checkpoint is whole: start again with --resume"
-                )
-            time.sleep(POLL)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from hiclr_fast.data.loading.loader import Batch
+from hiclr_fast.models.build import build_encoder
 from hiclr_fast.models.hiclr import HiCLR
-from hiclr_fast.models.load import build_encoder
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.step import PHASES, TrainStep
 from hiclr_fast.skeletons import Layout
