@@ -6,7 +6,7 @@ It comes from the packed set that a network was trained on, and goes with its we
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.settings import update
-from hiclr_fast.skeletons import STREAMS, Layout, same_skeleton
+from hiclr_fast.skeletons import STREAMS, Layout, difference
 
 EMPTY_BODIES = "zeros; features are the mean over all bodies of the shape, absent ones included"
 ASSUMED = "assumed"  # a key of facts: no file says so
@@ -60,11 +60,10 @@ class Contract:
 
     def check_layout(self, layout: Layout, where: str, what: str) -> None:
         """InputError when `where` has another skeleton than the one that `what` was trained on."""
-        if not same_skeleton(layout, self.layout):
-            mine, theirs = (f"{one.name} ({one.num_joints} joints)" for one in (self.layout, layout))
+        if how := difference(layout, self.layout):
             raise InputError(
-                f"{what} was trained on layout {mine}, {where} has {theirs}: another skeleton; the graph of a network belongs to "
-                "its joints: pretrain on that skeleton, or prepare the data with the same joints"
+                f"{what} was trained on layout {self.layout.name}, {where} has {layout.name}, another skeleton ({how}); the "
+                "graph of a network belongs to its joints: pretrain on that skeleton, or prepare the data with the same joints"
             )
 
     def row(self, frames: np.ndarray, where: str) -> np.ndarray:
@@ -81,7 +80,7 @@ class Contract:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""
-        mine = {"layout": asdict(self.layout), "shape": self.shape, "stream": self.stream, "empty_bodies": EMPTY_BODIES}
+        mine = {"layout": self.layout.as_dict(), "shape": self.shape, "stream": self.stream, "empty_bodies": EMPTY_BODIES}
         return json.loads(json.dumps({**self.facts, **mine}))
 
     @classmethod
@@ -89,7 +88,7 @@ class Contract:
         """What `as_dict` gave; InputError on anything else."""
         try:
             facts = {name: v for name, v in values.items() if name not in ("layout", "shape", "stream", "empty_bodies")}
-            layout = Layout(**{name: tuple(v) if isinstance(v, list) else v for name, v in values["layout"].items()})
+            layout = Layout.from_dict(values["layout"], where)
             shape, stream = tuple(int(s) for s in values["shape"]), values["stream"]
             if len(shape) != 4 or min(shape) < 1 or shape[2] != layout.num_joints or stream not in STREAMS:
                 raise ValueError(f"shape {shape}, {layout.num_joints} joints, stream {stream!r}")

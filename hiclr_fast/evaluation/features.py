@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hiclr_kernels.augment.reference import Stream, to_stream
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
@@ -33,12 +33,14 @@ class Features:
     name: np.ndarray
 
 
-def extract(encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device) -> Features:
-    """Pooled features (N, D) of a split: eval mode, float32, no augmentation."""
+def extract(
+    encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device, rows: Tensor | None = None
+) -> Features:
+    """Pooled features (N, D) of a split: eval mode, float32, no augmentation. rows: its x, where the device has it already."""
     encoder.eval()
-    parts = []
+    x, parts = split.x if rows is None else rows, []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
-        parts.append(pooled(encoder, split.x[start : start + BATCH], layout, stream, device))
+        parts.append(pooled(encoder, x[start : start + BATCH], layout, stream, device))
     return Features(np.concatenate(parts), split.label, split.name)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from hiclr_kernels.augment.reference import Stream, to_stream
-from torch import nn
+from torch import Tensor, nn
 
 from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.packed.dataset import open_packed
@@ -23,9 +23,9 @@ from hiclr_fast.training.precision import exact
 
 
 @torch.no_grad()
-def pooled(encoder: nn.Module, rows: np.ndarray, layout: Layout, stream: Stream, device: torch.device) -> np.ndarray:
+def pooled(encoder: nn.Module, rows: np.ndarray | Tensor, layout: Layout, stream: Stream, device: torch.device) -> np.ndarray:
     """(n, D) float32 features of rows (n, 3, T, V, M) by an encoder in eval mode: full precision, no augmentation."""
-    x = torch.from_numpy(rows).to(device)
+    x = torch.as_tensor(rows).to(device)
     with exact():
         return encoder.features(to_stream(x, stream, layout.parents)).float().cpu().numpy()
 
