@@ -4,6 +4,8 @@ Use what was trained:
 
     encoder = hiclr_fast.load_encoder("runs/ucla")       # a run, checkpoint.pt, encoder.safetensors or an official .pt
     features = encoder.features(x, layout="kinect20")    # x: metres, an array (N, 3, T, V, M) or a list of (F, V, 3[, M])
+    classifier = hiclr_fast.load_classifier("runs/ucla") # after `hiclr evaluate linear` or `finetune`
+    names, probabilities = classifier.predict(x)
 
 A momentum-contrast loop of your own:
 
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 _HOME = {
     "load_encoder": "hiclr_fast.inference.encoder",
     "PretrainedEncoder": "hiclr_fast.inference.encoder",
+    "load_classifier": "hiclr_fast.inference.classifier",
+    "ActionClassifier": "hiclr_fast.inference.classifier",
     "hierarchical_contrast": "hiclr_fast.models.queue",
     "make_views": "hiclr_fast.views.augment",
     "AugmentConfig": "hiclr_fast.views.augment",
@@ -38,6 +42,8 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
     from hiclr_fast.errors import InputError as InputError
+    from hiclr_fast.inference.classifier import ActionClassifier as ActionClassifier
+    from hiclr_fast.inference.classifier import load_classifier as load_classifier
     from hiclr_fast.inference.encoder import PretrainedEncoder as PretrainedEncoder
     from hiclr_fast.inference.encoder import load_encoder as load_encoder
     from hiclr_fast.models.queue import Queue as Queue

@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_one_sentence(folder, x, settings, message):
 
 def test_another_skeleton_of_as_many_joints_is_refused(folder, tmp_path):
     """Both are called custom."""
-    mine = replace(LAYOUTS["ntu25"], name="custom", parents=(0, *range(24)))
+    mine = replace(LAYOUTS["ntu25"], name="custom", parents=(0, *range(24)), left=(), right=())
     data = open_packed(folder / "set")
     for name, layout in (("chain", mine), ("star", replace(mine, parents=(0,) * 25))):
         write_packed(tmp_path / name, data.splits, layout, data.classes, source="test", preprocessing=HOW.as_dict())

@@ -19,11 +19,19 @@ class Samples:
     x: one array (N, 3, T', V, M'), or a list of ragged (F, V, 3) or (F, V, 3, M'), metres; numpy, torch on CPU, or nested lists.
     layout: its skeleton, by name or whole; none: the network's. preprocessed: x holds rows of a packed set, which are taken
     as they are; none: found out, an array of T frames whose centre joint is at 0 throughout is taken for such rows.
+    where: what a single sample is called in messages.
     Raises InputError on what does not fit the contract: skeleton, joints, shape, more bodies, frames of rows, NaN or Inf.
     """
 
-    def __init__(self, x: Any, contract: Contract, layout: str | Layout | None = None, preprocessed: bool | None = None):
-        self.contract = contract
+    def __init__(
+        self,
+        x: Any,
+        contract: Contract,
+        layout: str | Layout | None = None,
+        preprocessed: bool | None = None,
+        where: str | None = None,
+    ):
+        self.contract, self.where = contract, where
         if layout is not None and layout != contract.layout.name:
             contract.check_layout(get_layout(layout) if isinstance(layout, str) else layout, "x", "the network")
         self.x = x if isinstance(x, (list, tuple)) else _numbers(x, "x")
@@ -50,7 +58,8 @@ class Samples:
             return part
         out = np.empty((len(part), *self.contract.shape), np.float32)
         for i, one in enumerate(part, start):
-            out[i - start] = self.contract.row(self._sequence(one, f"x: sample {i}"), f"x: sample {i}")
+            where = self.where or f"x: sample {i}"
+            out[i - start] = self.contract.row(self._sequence(one, where), where)
         return out
 
     def _sequence(self, one: Any, where: str) -> np.ndarray:
