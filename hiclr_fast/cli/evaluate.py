@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from hiclr_fast.cli.arguments import Counts, Numbers
+from hiclr_fast.cli.arguments import Counts, Numbers, choose
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
@@ -151,18 +151,20 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Weighted sum of the raw scores of the three streams, by sample name."""
+    """Weighted sum of the raw scores of two or more runs, by sample name: of the three streams, or of several seeds."""
 
-    runs: tyro.conf.Positional[tuple[Path, Path, Path]]
-    """Run folders: joint, bone, motion."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, two or more."""
     protocol: str = "linear"
     """Folder in each run's eval/: linear, finetune, supervised, semi_1/repeat0, linear_random, ..."""
     weights: Literal["equal", "less-motion"] = "equal"
-    """equal: 0.5 0.5 0.5; less-motion: 0.6 0.6 0.4. Say which before looking at the numbers."""
+    """equal: every run alike; less-motion: joint and bone 0.6, motion 0.4. Say which before looking at the numbers."""
     out: Path | None = None
-    """Result folder; default: ensemble_{protocol}_{weights} in the joint run's eval/."""
+    """Result folder; default: ensemble_{protocol}_{weights} in the first run's eval/."""
 
     def run(self) -> None:
+        if not self.runs:
+            raise InputError("an ensemble of no runs: give two or more run folders")
         name = f"ensemble_{self.protocol.replace('/', '_')}_{self.weights}"
         ensemble([run / "eval" / self.protocol for run in self.runs], self.weights, self.out or self.runs[0] / "eval" / name)
 
@@ -221,4 +223,4 @@ COMMANDS: dict[str, Callable] = {
 
 
 def main() -> None:
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__).run()
+    choose(COMMANDS, __doc__).run()

@@ -6,12 +6,16 @@ from typing import Literal
 
 import tyro
 
+from hiclr_fast.cli.arguments import choose
+from hiclr_fast.cli.clips import new_file
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
+from hiclr_fast.files.atomic import write_text
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
 from hiclr_fast.pretraining.run_folder import load_run_config
+from hiclr_fast.reports.compare import ENDINGS, WRITERS, TableFormat, collect
 from hiclr_fast.views.augment import AugmentConfig
 
 
@@ -76,5 +80,29 @@ class Run:
         print(make_report(candidate, self.run, self.out or self.run / "report"))
 
 
+@dataclass(frozen=True)
+class Compare:
+    """One table of runs and protocols."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders that have been evaluated."""
+    format: TableFormat | None = None
+    """Of the table (default: by the ending of --out, else markdown)."""
+    out: Path | None = None
+    """File to write, .md, .csv or .tex; must not exist (default: the terminal)."""
+
+    def make(self) -> None:
+        if not self.runs:
+            raise InputError("no runs to compare: give one or more run folders")
+        new_file(self.out, tuple(ENDINGS))
+        text = WRITERS[self.format or (ENDINGS[self.out.suffix] if self.out else "markdown")](collect(self.runs))
+        if self.out:
+            write_text(self.out, text)
+        print(self.out or text.rstrip())
+
+
+COMMANDS = {"run": Run, "views": Views, "compare": Compare}
+
+
 def main() -> None:
-    tyro.extras.subcommand_cli_from_dict({"run": Run, "views": Views}, description=__doc__).make()
+    choose(COMMANDS, __doc__).make()

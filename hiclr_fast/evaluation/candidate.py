@@ -16,6 +16,7 @@ from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features, cached_features, check_finite, extract, raw_features, recalibrate
+from hiclr_fast.evaluation.metrics import class_accuracy
 from hiclr_fast.evaluation.results import Outcome, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.inference.classifier import CLASSIFIER, save_classifier
@@ -173,7 +174,10 @@ class Candidate:
             self._may_replace(found, folder)
         if found is None or found.get("key") != key or not skip_finished:
             outcome = compute(self, settings, folder, key)
-            found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
+            facts |= {"key": key, "environment": environment(self.device), "classes": list(self.data.classes)}
+            if "scores" in outcome.samples:
+                facts |= class_accuracy(outcome.samples["scores"], outcome.label, self.data.classes)
+            found = write_results(folder, facts, outcome)
         if not quiet:
             print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
         return found
