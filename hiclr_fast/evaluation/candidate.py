@@ -14,8 +14,17 @@ from torch import nn
 
 from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.packed.dataset import Packed, Split
+from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.features import Features, cached_features, check_finite, extract, raw_features, recalibrate
+from hiclr_fast.evaluation.features import (
+    FeatureDtype,
+    Features,
+    cached_features,
+    check_finite,
+    extract,
+    raw_features,
+    recalibrate,
+)
 from hiclr_fast.evaluation.metrics import class_accuracy
 from hiclr_fast.evaluation.results import Outcome, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
@@ -44,7 +53,11 @@ def train_val(data: Packed) -> tuple[Split, Split]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}."""
+    """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}.
+
+    feature_dtype: in which frozen features are computed; they are float32 then. ranks: with several, every rank has this
+    Candidate, on its own device. no_graph: trainings run step by step on CUDA, too; no result depends on it.
+    """
 
     checkpoint: Path
     data: Packed
@@ -54,6 +67,9 @@ class Candidate:
     stream: Stream | None = None
     origin: Origin = "pretrained"
     recalibrate: bool = False
+    feature_dtype: FeatureDtype = "float32"
+    ranks: Ranks = ALONE
+    no_graph: bool = False
 
     def __post_init__(self):
         theirs, contract = self.weights.config.layout, self.weights.contract
@@ -67,6 +83,8 @@ class Candidate:
         check_fits(self.weights.encoder, self.data, str(self.checkpoint))
         if self.recalibrate and self.origin == "raw":
             raise InputError("raw coordinates have no batch-norm statistics to recalibrate; leave --recalibrate out")
+        if self.feature_dtype != "float32" and self.origin == "raw":
+            raise InputError(f"raw coordinates are not computed; leave --feature-dtype {self.feature_dtype} out")
         object.__setattr__(self, "stream", self.stream or self.weights.config.stream)
 
     @cached_property
@@ -87,13 +105,14 @@ class Candidate:
         """(train, val) features (N, D), all finite."""
         train, val = self.splits()
         if self.origin == "pretrained":
-            found = cached_features(self.weights, self.data, self.stream, self.device, self.recalibrate)
+            how = self.recalibrate, self.feature_dtype
+            found = cached_features(self.weights, self.data, self.stream, self.device, *how)
             return found["train"], found["val"]
         if self.origin == "raw":
             both = tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
         else:
-            encoder = self.frozen()
-            both = tuple(extract(encoder, split, self.data.layout, self.stream, self.device) for split in (train, val))
+            encoder, place = self.frozen(), (self.data.layout, self.stream, self.device)
+            both = tuple(extract(encoder, split, *place, dtype=self.feature_dtype) for split in (train, val))
         check_finite(both, f"{self.data.path}, {self.origin}")
         return both
 
@@ -107,6 +126,8 @@ class Candidate:
 
     def keep_classifier(self, encoder: nn.Module, head: nn.Linear, folder: Path, key: str) -> None:
         """classifier.safetensors in a result folder: the network that predicted, to be used on other recordings."""
+        if self.ranks.rank > 0:
+            return
         config = replace(self.weights.config, layout=self.data.layout.name, stream=self.stream)
         facts = {"protocol": folder.relative_to(self.folder).as_posix(), "key": key, "checkpoint_sha256": self.weights.sha256}
         contract = Contract.of(self.data, self.stream)
@@ -137,7 +158,7 @@ class Candidate:
             "stream": self.stream,
             "origin": self.origin,
             "recalibrated": self.recalibrate,
-        }
+        } | ({} if self.feature_dtype == "float32" else {"feature_dtype": self.feature_dtype})
 
     def name_of(self, protocol: str) -> str:
         """Folder of a protocol's results, with what differs from the usual: linear, linear_random, linear_recalibrated.
@@ -146,6 +167,7 @@ class Candidate:
         """
         words = [self.origin] * (self.origin != "pretrained" and protocol != "supervised")
         words += ["recalibrated"] * self.recalibrate
+        words += [self.feature_dtype] * (self.feature_dtype != "float32")
         words += [self.stream] * (self.format == "hiclr_fast" and self.stream != self.weights.config.stream)
         return "_".join([protocol, *words])
 
@@ -161,7 +183,8 @@ class Candidate:
         """Runs compute(candidate, settings, folder, key), writes results.json and scores.npz, prints a row.
 
         skip_finished: a finished result of the same checkpoint, data and settings is returned as it is. A result on other
-        data, or of another checkpoint beside this one, is not overwritten: InputError.
+        data, or of another checkpoint beside this one, is not overwritten: InputError. Rank 0 writes and prints; all return
+        what it wrote.
         """
         settings = settings.official(self.kind)
         settings.check()
@@ -172,13 +195,18 @@ class Candidate:
         found = read_results(folder)
         if found is not None:
             self._may_replace(found, folder)
+        first = self.ranks.rank == 0
+        self.ranks.wait()  # until all have looked
         if found is None or found.get("key") != key or not skip_finished:
-            outcome = compute(self, settings, folder, key)
-            facts |= {"key": key, "environment": environment(self.device), "classes": list(self.data.classes)}
-            if "scores" in outcome.samples:
-                facts |= class_accuracy(outcome.samples["scores"], outcome.label, self.data.classes)
-            found = write_results(folder, facts, outcome)
-        if not quiet:
+            outcome = compute(self, settings, folder, key) if first or settings.shared else None
+            if first:
+                facts |= {"key": key, "environment": environment(self.device), "classes": list(self.data.classes)}
+                if "scores" in outcome.samples:
+                    facts |= class_accuracy(outcome.samples["scores"], outcome.label, self.data.classes)
+                found = write_results(folder, facts, outcome)
+            self.ranks.wait()
+            found = found if first else read_results(folder)
+        if first and not quiet:
             print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
         return found
 
