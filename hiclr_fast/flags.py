@@ -8,6 +8,6 @@ def default(text: str):
     return tyro.conf.arg(help_behavior_hint=lambda shown: f"(default: {text if shown == 'None' else shown})")
 
 
-def called(name: str):
-    """Another name on the command line, where the field's would negate itself twice."""
-    return tyro.conf.arg(name=name)
+def called(flag: str):
+    """Another flag, as "--eager", where the one of the field's name would negate itself twice."""
+    return tyro.conf.arg(name=flag.removeprefix("--"))

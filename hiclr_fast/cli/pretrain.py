@@ -6,6 +6,7 @@ With no --data, --config, --preset or --resume: a small synthetic dataset (made 
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,6 +15,7 @@ from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.distributed import Ranks, join, leaving
 from hiclr_fast.errors import InputError
+from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
@@ -29,11 +31,11 @@ from hiclr_fast.pretraining.trainer import Pretrainer
 class Source:
     """Where the settings start from; every other flag goes on top."""
 
-    config: Path | None = None
+    config: Annotated[Path | None, default("none")] = None
     """YAML of a run, see configs/."""
-    preset: str | None = None
+    preset: Annotated[str | None, default("none")] = None
     """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/pretraining/presets.py holds the table."""
-    resume: Path | None = None
+    resume: Annotated[Path | None, default("none")] = None
     """Run folder to continue, in place."""
     profile: int = 0
     """Instead of training: time this many steps, print where the time goes, write a Chrome trace under runs/."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
 from hiclr_fast.pretraining.run_folder import load_run_config
@@ -35,11 +36,15 @@ class Views:
     data: Path
     """Packed dataset."""
     index: int = 0
+    """Which sample of the split."""
     split: str = "train"
+    """Which split."""
     stream: Literal["joint", "bone", "motion"] = "joint"
+    """What the joints are taken to."""
     seed: int = 0
     """Another seed, other draws."""
     out: Path = Path("reports")
+    """Folder for the two pictures."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def make(self) -> None:
@@ -62,11 +67,12 @@ class Run:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    data: Path | None = None
-    """Packed dataset; default: the one it was trained on."""
+    data: Annotated[Path | None, default("the one it was trained on")] = None
+    """Packed dataset."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    out: Path | None = None
-    """Default: RUN/report."""
+    """auto: CUDA where there is a GPU."""
+    out: Annotated[Path | None, default("RUN/report")] = None
+    """Folder for the page and its pictures."""
 
     def make(self) -> None:
         need_pictures()
@@ -86,10 +92,10 @@ class Compare:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders that have been evaluated."""
-    format: TableFormat | None = None
-    """Of the table (default: by the ending of --out, else markdown)."""
-    out: Path | None = None
-    """File to write, .md, .csv or .tex; must not exist (default: the terminal)."""
+    format: Annotated[TableFormat | None, default("by the ending of --out, else markdown")] = None
+    """Of the table."""
+    out: Annotated[Path | None, default("the terminal")] = None
+    """File to write, .md, .csv or .tex; must not exist."""
 
     def make(self) -> None:
         if not self.runs:

@@ -20,6 +20,7 @@ class ClusterConfig(Settings):
     starts: int = 10
     """Random starts of k-means; the best by inertia is kept."""
     seed: int = 0
+    """Of the starting points."""
 
     def check(self) -> None:
         require(starts=(self.starts >= 1, self.starts, "at least 1"))
