@@ -23,7 +23,7 @@ class FinetuneConfig(Settings):
     """Learning rate before the drops."""
     warmup: Annotated[int | None, default("official: 5")] = None
     """The rate of epoch e below this is lr * e / warmup."""
-    drops: Annotated[tuple[int, ...] | None, default("official: finetune 30 55 for stgcn, 35 55 for dsta; semi 15 30, 15 25")] = None
+    drops: Annotated[tuple[int, ...] | None, default("official: finetune 30 55, 35 55 for dsta; semi 15 30, 15 25")] = None
     """x0.1 from each of these epochs on."""
     batch_size: Annotated[int | None, default("official: 64 for stgcn, 128 for dsta")] = None
     """Of all ranks together."""
