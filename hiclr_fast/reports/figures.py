@@ -33,13 +33,13 @@ def curves(metrics: Sequence[dict], path: Path, baselines: dict[str, float] | No
     loss, consistency, nearest, spread, rate, speed = figure.subplots(2, 3).flat
     consistencies = [name for name in metrics[-1] if name.startswith("consistency_")]
     _lines(loss, metrics, {"loss": "total", "info_nce": "InfoNCE"}, "loss")
-    _lines(consistency, metrics, {n: f"view {n[-1]} to the one below" for n in consistencies}, "consistency")
+    _lines(consistency, metrics, {n: f"branch {n[-1]} to branch {int(n[-1]) - 1}" for n in consistencies}, "consistency")
     _lines(nearest, metrics, {"knn1": "pretrained encoder"}, "1-NN accuracy, validation (%)")
     for number, (name, percent) in enumerate((baselines or {}).items()):
         nearest.axhline(percent, color=GREY, lw=1.2, ls=DASHES[1 + number % 3], label=name)
     _lines(spread, metrics, {"spread": "queries"}, "spread: 1 all directions, 0 collapsed")
     spread.set_ylim(0, 1.05)
-    _lines(rate, metrics, {"lr": "learning rate"}, "learning rate")
+    _lines(rate, metrics, {"lr": "learning rate"}, "learning rate, start of the epoch")
     _lines(speed, metrics, {"samples_per_s": "training"}, "samples a second")
     speed.set_ylim(bottom=0)
     for axes in (loss, consistency, nearest, spread, rate, speed):

@@ -72,8 +72,8 @@ class Plan:
             train_val(target)
             if how := difference(target.layout, sets[0].layout):
                 raise InputError(
-                    f"transfer to {target.path} of layout {target.layout.name}: {sets[0].path} has {sets[0].layout.name}, another "
-                    f"skeleton ({how}), and an encoder belongs to its joints; leave --transfer-to out"
+                    f"transfer to {target.path} of layout {target.layout.name}: {sets[0].path} has {sets[0].layout.name}, "
+                    f"another skeleton ({how}), and an encoder belongs to its joints; leave --transfer-to out"
                 )
         return sets
 
