@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hiclr_fast.errors import InputError
@@ -39,8 +39,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def save_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) -> None:
     """Safetensors; the facts are its metadata."""
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary, metadata=facts)
+    with replacing(path) as temporary:  # written as any file is: safetensors' own writer lets nobody else read it
+        temporary.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in state.items()}, metadata=facts))
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
@@ -115,6 +116,7 @@ class Pretrainer:
             "world": self.ranks.world,
             "config": as_plain(self.config),
             "layout": self.data.layout.name,
+            "input": Contract.of(self.data, self.config.stream).as_dict(),
             "data_checksum": self.data.checksum,
         }
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,24 +18,33 @@ CLASSES = (  # actions a01 to a06, a08, a09, a11, a12
 )
 
 
-def read_ucla(path: Path) -> Recording:
-    """One JSON file -> (F, 20, 3, 1) float32 metres; label, subject and view from the file and its name."""
-    found = NAME.search(path.stem)
-    if not found:
-        raise InputError(f"{path}: the name holds no aNN_sNN_eNN_vNN; rename it as the dataset does")
+def read_frames(path: Path) -> np.ndarray:
+    """(F, 20, 3, 1) float32 metres of one JSON file."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[np.ndarray, Any]:
+    """Its frames and its label, if it has one."""
     try:
         content = json.loads(read_bytes(path))
-        label, skeletons = content["label"], content["skeletons"]
-        frames = np.array(skeletons, dtype=np.float64)
+        frames = np.array(content["skeletons"], dtype=np.float64)
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError, MemoryError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise InputError(f"{path}: not an object with numbers in `skeletons` and a `label` ({reason})") from None
     if frames.ndim != 3 or frames.shape[1:] != (JOINTS, 3):
         raise InputError(f"{path}: skeletons {frames.shape}, expected (frames, {JOINTS} joints, 3)")
+    with np.errstate(over="ignore"):
+        return frames.astype(np.float32)[..., None], content.get("label")
+
+
+def read_ucla(path: Path) -> Recording:
+    """One JSON file -> (F, 20, 3, 1) float32 metres; label, subject and view from the file and its name."""
+    found = NAME.search(path.stem)
+    if not found:
+        raise InputError(f"{path}: the name holds no aNN_sNN_eNN_vNN; rename it as the dataset does")
+    frames, label = _read(path)
     if not isinstance(label, int) or not 1 <= label <= len(CLASSES):
         raise InputError(f"{path}: label {str(label)[:40]}, expected a whole number from 1 to {len(CLASSES)}")
-    with np.errstate(over="ignore"):
-        frames = frames.astype(np.float32)[..., None]
     return Recording(found.group(), frames, label - 1, subject=int(found.group(2)), view=int(found.group(4)))
 
 
