@@ -203,7 +203,7 @@ def test_bad_official_arrays(official):
     (path / "x.npy").write_bytes((path / "x.npy").read_bytes()[:5000])
     refuses("its header says")
     np.save(path / "x.npy", np.array([{}], dtype=object))
-    refuses("Python objects or Fortran order")
+    refuses("Python objects or records")
     x[2, 0, 0, 0, 0] = np.nan
     np.save(path / "x.npy", x)
     refuses("sample 2 .* holds NaN or Inf")

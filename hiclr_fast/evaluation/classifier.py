@@ -21,6 +21,7 @@ from hiclr_fast.files.tensors import load_checkpoint, save_tensors
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.optimizer import MOMENTUM
 from hiclr_fast.training.precision import autocast, exact
+from hiclr_fast.training.state import check_count, check_like, load_momenta
 from hiclr_fast.views.augment import AugmentConfig, make_views
 
 EVAL_EVERY = 5  # official eval_interval
@@ -130,7 +131,7 @@ class Training:
         """Trains to the last epoch and returns its scores. state: file of the unfinished training, written
         every epoch, continued when its key is the same."""
         if state.is_file():
-            self._restore(load_checkpoint(state), key)
+            self._restore(load_checkpoint(state), key, str(state))
         state.parent.mkdir(parents=True, exist_ok=True)
         scores = None
         bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", leave=False, desc=state.parent.name)
@@ -158,12 +159,22 @@ class Training:
             "config": {"key": key},
         }
 
-    def _restore(self, state: dict[str, Any], key: str) -> None:
+    def _restore(self, state: dict[str, Any], key: str, where: str) -> None:
+        """Continues from a state of the same weights, data and settings; InputError, and nothing changed, where it is damaged."""
         if state["config"].get("key") != key:
-            return  # of other weights, data or settings
+            return
+        own = self._state(key)
+        missing = set(own) - set(state)
+        if missing:
+            raise InputError(f"{where} holds no {min(missing)}; remove it to train anew")
+        epoch = check_count(state["epoch"], 0, self.config.epochs, f"{where} epoch")
+        check_like(state["losses"], [0.0] * epoch, f"{where} losses")
+        check_like(state["best"], [0.0, 0], f"{where} best")
+        check_like(state["model"], own["model"], f"{where} model")
+        check_like(state["rng"], own["rng"], f"{where} rng")
+        load_momenta(self.optimizer, state["optimizer"], where)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.losses, self.best = state["epoch"], state["losses"], tuple(state["best"])
+        self.epoch, self.losses, self.best = epoch, list(state["losses"]), tuple(state["best"])
         torch.set_rng_state(state["rng"][0])
-        if self.device.type == "cuda" and len(state["rng"]) > 1:
+        if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"][1], self.device)
