@@ -68,7 +68,7 @@ def read_yaml(path: Path) -> Any:
     """The plain values in a YAML file; InputError on anything beyond the limits of this module."""
     text = read_whole(Path(path), LARGEST)
     try:
-        return yaml.load(text.decode(), _Loader)  # noqa: S506 (a safe loader, and less)
+        return yaml.load(text.decode(), _Loader)
     except (yaml.YAMLError, *UNREADABLE) as error:
         raise InputError(f"{path}: not readable YAML ({' '.join(str(error).split())[:SAID]}); correct the file") from None
 

@@ -38,11 +38,10 @@ def check_count(value: Any, low: int, high: int, where: str) -> int:
     return value
 
 
-def load_momenta(optimizer: torch.optim.SGD, found: Any, where: str) -> None:
-    """The momentum buffers of a saved optimizer into this one; its settings stay those of this one.
+def load_momenta(optimizer: torch.optim.SGD, found: Any, where: str, every: bool = False) -> None:
+    """The momentum buffers of a saved optimizer, of any device, into this one; its settings and buffers stay this one's own.
 
-    InputError, and nothing is changed, unless there is one of the right kind for every parameter that has one here already, and
-    none for parameters that do not exist.
+    InputError, and nothing is changed, unless each is of the right kind, and there is one for every parameter where `every`.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state = found.get("state") if isinstance(found, dict) else None
@@ -52,7 +51,7 @@ def load_momenta(optimizer: torch.optim.SGD, found: Any, where: str) -> None:
     for number, p in enumerate(params):
         entry = state.get(number, {})
         momentum = entry.get("momentum_buffer") if isinstance(entry, dict) else None
-        if momentum is not None or optimizer.state.get(p):
+        if momentum is not None or every:
             check_like(momentum, p, f"{where} momentum of parameter {number}")
             momenta[p] = momentum
     for p, momentum in momenta.items():
