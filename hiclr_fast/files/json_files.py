@@ -1,8 +1,8 @@
 """JSON that somebody else may have written or cut: results, descriptions, metrics, recordings.
 
 Limits: what Python makes of it, by its brackets, commas and quotes, is at most twice the file and SPARE bytes; a key stands once;
-NaN and Infinity are no numbers, except where a recording may hold them. Types are checked by `expect`: the few fields of each file are named where it is read, so that a schema
-language would be a second description of them.
+NaN and Infinity are no numbers, except where a recording may hold them. Types are checked by `expect`: the few fields of each
+file are named where it is read, so that a schema language would be a second description of them.
 """
 
 import json
@@ -46,7 +46,7 @@ def expect(value: Any, kind: type, where: str, name: str = "") -> Any:
     return value
 
 
-_WORDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS = {type(None): "null", dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
