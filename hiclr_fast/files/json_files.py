@@ -46,7 +46,10 @@ def expect(value: Any, kind: type, where: str, name: str = "") -> Any:
     return value
 
 
-_WORDS = {type(None): "null", dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS = {
+    **{type(None): "null", dict: "an object", list: "a list", str: "text"},
+    **{int: "a whole number", float: "a number", bool: "true or false"},
+}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@ here: no global is ever imported, no object built, nothing called but the functi
 
 The standard unpicklers build what the file says and let it choose states, memo places and lengths; of the readers that do not,
 none gives back values. Limits: what the values take, and PLACE bytes a step, are at most three times the pickle and SPARE bytes;
-text is at most LONGEST bytes, a whole number has at most BITS bits, keys of a dict are text or numbers of 32 bits.
+text is at most LONGEST bytes, a whole number has at most BITS bits, keys of a dict are text or numbers of 32 bits; values are
+nested at most DEEPEST times and, written out without sharing, have no more parts than four times the pickle's bytes and FEW.
 """
 
 import codecs
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-LONGEST, BITS, SPARE = 1 << 24, 128, 64 << 20
+LONGEST, BITS, SPARE, DEEPEST, FEW, PROTOCOL = 1 << 24, 128, 64 << 20, 50, 10000, 5
 PLACE, ENTRY, VALUE = 9, 48, 160  # bytes of a step or reference, of half an entry of a dict, of what a call makes
 Call = Callable[..., Any]
 Known = Mapping[tuple[str, str], Call | None]
@@ -31,7 +32,7 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module[:60]}.{self.name[:60]}"
+        return f"{self.module}.{self.name}"
 
 
 class Unfinished:
@@ -51,7 +52,7 @@ class Unpickling:
 
     def __init__(self, file: BinaryIO, size: int, known: Known, persistent: Call | None = None):
         self.file, self.known, self.persistent = file, known, persistent
-        self.end, self.budget = file.tell() + size, 3 * size + SPARE
+        self.size, self.end, self.budget = size, file.tell() + size, 3 * size + SPARE
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each mark
         self.memo: list[Any] = []
@@ -66,28 +67,31 @@ class Unpickling:
             step, argument = _STEPS[code]
             self.spend(PLACE)
             if step is None:
-                return self.pop()
-            if argument is None:
-                step(self)
-            else:
-                step(self, argument(self.file))
+                return self.spread(self.pop())
+            step(self) if argument is None else step(self, argument(self.file))
         raise EOFError("no end")
+
+    def spread(self, value: Any) -> Any:
+        """`value`, if it stays small when it is written out; a few shared lists may stand for gigabytes, or hold themselves."""
+        parts, todo = 4 * self.size + FEW, [(value, 0)]
+        while todo:
+            holder, depth = todo.pop()
+            held = holder.values() if type(holder) is dict else holder if type(holder) in (list, tuple) else ()
+            parts -= len(held)
+            if parts < 0 or depth > DEEPEST:
+                raise Refused("holds values that are nested or shared as in no data file")
+            todo += [(part, depth + 1) for part in held if type(part) in (list, tuple, dict)]
+        return value
 
     def spend(self, cost: int) -> None:
         self.budget -= cost
         if self.budget < 0:
             raise Refused("makes far more of its bytes than a data file does")
 
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
     def push_new(self, value: Any) -> None:
-        if type(value) is int and value.bit_length() > 8:
-            if value.bit_length() > BITS:
-                raise Refused(f"holds a number of {value.bit_length()} bits")
-            self.spend(VALUE // 5)
-        elif type(value) is not int:
-            self.spend(sys.getsizeof(value))
+        if type(value) is int and value.bit_length() > BITS:
+            raise Refused(f"holds a number of {value.bit_length()} bits")
+        self.spend(0 if type(value) is int and value < 257 else sys.getsizeof(value))
         self.stack.append(value)
 
     def pop(self) -> Any:
@@ -104,10 +108,12 @@ class Unpickling:
     def long(self, width: int, make: Call, most: int | None = None) -> None:
         """A length of `width` bytes and so many bytes: the length is a claim."""
         n, left = int.from_bytes(self.file.read(width), "little"), self.end - self.file.tell()
-        allowed = left if most is None else min(left, most)
-        if n > allowed:
-            raise Refused(f"claims {n} bytes where at most {allowed} may follow")
+        self.claim(n, left if most is None else min(left, most))
         self.push_new(make(self.file.read(n)))
+
+    def claim(self, n: int, most: int) -> None:
+        if n > most:
+            raise ValueError(f"it claims {n} where {most} is the most")
 
     def top(self, kind: type) -> Any:
         if not self.stack or type(self.stack[-1]) is not kind:
@@ -119,12 +125,6 @@ class Unpickling:
         self.below.append(self.stack)
         self.stack = []
 
-    def drop(self) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.marked()
-
     def extend(self, values: list[Any]) -> None:
         self.spend(PLACE * len(values))
         self.top(list).extend(values)
@@ -135,10 +135,10 @@ class Unpickling:
         self.spend(ENTRY * len(values))
         self.top(dict).update(zip(values[::2], values[1::2], strict=True))
 
-    def make(self, kind: type) -> None:
+    def make(self, new: list | dict) -> None:
         values = self.marked()
-        self.push_new(kind())
-        (self.extend if kind is list else self.fill)(values)
+        self.push_new(new)
+        (self.extend if type(new) is list else self.fill)(values)
 
     def put(self, place: int | None = None) -> None:
         value, place = self.pop(), len(self.memo) if place is None else place
@@ -151,21 +151,20 @@ class Unpickling:
         if isinstance(value, Unfinished):
             self.spend(PLACE)
             self.waiting.setdefault(id(value), []).append(place)
-        self.push(value)
+        self.stack.append(value)
 
     def get(self, place: int) -> None:
         if not 0 <= place < len(self.memo) or self.memo[place] is _NOTHING:
             raise ValueError("it asks for a value that it did not keep")
-        self.push(self.memo[place])
+        self.stack.append(self.memo[place])
 
     def name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             raise Refused("names a global by what is no text")
-        found = Name(module, name)
         if (module, name) not in self.known:
-            raise Refused(f"names the global {found}")
+            raise Refused(f"names the global {module[:60]}.{name[:60]}")
         self.spend(VALUE)
-        self.push(found)
+        self.stack.append(Name(module, name))
 
     def reduce(self) -> None:
         arguments, what = self.pop(), self.pop()
@@ -173,7 +172,7 @@ class Unpickling:
         if call is None or type(arguments) is not tuple:
             raise Refused(f"calls {what if isinstance(what, Name) else 'what is no function'}")
         self.spend(VALUE)
-        self.push(call(*arguments))
+        self.stack.append(call(*arguments))
 
     def build(self) -> None:
         state, what = self.pop(), self.pop()
@@ -183,18 +182,17 @@ class Unpickling:
             for place in self.waiting.pop(id(what), ()):
                 if self.memo[place] is what:
                     self.memo[place] = value
-            self.push(value)
+            self.stack.append(value)
         elif type(what) is dict:  # attributes of an ordered dict, which nobody looks at
-            self.push(what)
+            self.stack.append(what)
         else:
             raise Refused("gives a state to what has none")
 
     def refer(self) -> None:
-        where = self.pop()
         if self.persistent is None:
             raise Refused("refers to an object outside of it")
         self.spend(VALUE)
-        self.push(self.persistent(where))
+        self.stack.append(self.persistent(self.pop()))
 
 
 def _text(file: BinaryIO) -> str:
@@ -206,11 +204,11 @@ _NOTHING = object()
 _SHORT = "INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE SHORT_BINBYTES SHORT_BINSTRING STRING"
 _NAMED: dict[str, Call | None] = {  # opcode -> what it does, with its argument where it has one
     "STOP": None,
-    "PROTO": lambda u, _: None,
-    "FRAME": lambda u, _: None,
-    "NONE": lambda u: u.push(None),
-    "NEWTRUE": lambda u: u.push(True),
-    "NEWFALSE": lambda u: u.push(False),
+    "PROTO": lambda u, number: u.claim(number, PROTOCOL),
+    "FRAME": lambda u, n: u.claim(n, u.end - u.file.tell()),
+    "NONE": lambda u: u.stack.append(None),
+    "NEWTRUE": lambda u: u.stack.append(True),
+    "NEWFALSE": lambda u: u.stack.append(False),
     "LONG4": lambda u: u.long(4, lambda data: int.from_bytes(data, "little", signed=True), most=255),
     "BINBYTES": lambda u: u.long(4, bytes),
     "BINBYTES8": lambda u: u.long(8, bytes),
@@ -219,14 +217,14 @@ _NAMED: dict[str, Call | None] = {  # opcode -> what it does, with its argument 
     "BINUNICODE": lambda u: u.long(4, lambda data: str(data, "utf-8", "surrogatepass"), LONGEST),
     "BINUNICODE8": lambda u: u.long(8, lambda data: str(data, "utf-8", "surrogatepass"), LONGEST),
     "MARK": Unpickling.mark,
-    "POP": Unpickling.drop,
+    "POP": lambda u: u.stack.pop() if u.stack else u.marked(),
     "POP_MARK": lambda u: u.marked(),
-    "DUP": lambda u: u.push((u.stack or [u.pop()])[-1]),
-    "EMPTY_TUPLE": lambda u: u.push(()),
+    "DUP": lambda u: u.stack.append((u.stack or [u.pop()])[-1]),
+    "EMPTY_TUPLE": lambda u: u.stack.append(()),
     "EMPTY_LIST": lambda u: u.push_new([]),
     "EMPTY_DICT": lambda u: u.push_new({}),
-    "LIST": lambda u: u.make(list),
-    "DICT": lambda u: u.make(dict),
+    "LIST": lambda u: u.make([]),
+    "DICT": lambda u: u.make({}),
     "TUPLE": lambda u: u.push_new(tuple(u.marked())),
     **{f"TUPLE{n}": lambda u, n=n: u.push_new(tuple([u.pop() for _ in range(n)][::-1])) for n in (1, 2, 3)},
     "APPEND": lambda u: u.extend([u.pop()]),
