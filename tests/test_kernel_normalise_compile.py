@@ -55,10 +55,9 @@ def compile_all(capability: int) -> dict:
             used[f"reduce {name} {pooled}"] = add(gpu_kernels.reduce_kernel, back, POOL=pooled, WRITE=write)
             if write:
                 constants |= {"ACT": False, "KIND2": 0}
-                used[f"spread {name} {pooled}"] = add(gpu_kernels.spread_kernel, types, POOL=False, WRITE1=True, WRITE2=False)
+                used[f"spread {name} {pooled}"] = add(gpu_kernels.spread_kernel, types, POOL=False)
             else:
-                both = kind2 == "NORM"
-                used[f"spread {name} {pooled}"] = add(gpu_kernels.spread_kernel, back, POOL=pooled, WRITE1=True, WRITE2=both)
+                used[f"spread {name} {pooled}"] = add(gpu_kernels.spread_kernel, back, POOL=pooled)
     return used
 
 

@@ -1,7 +1,7 @@
 """Launches the Triton passes of batch norm: tiles, splits, buffers. Nothing here waits for the device or depends on its data.
 
 Operands are (G, L, C) contiguous. Groups from `split` on may have a batch norm of their own (a momentum encoder's, whose rows
-need no gradient): every backward pass takes the groups before `split` only.
+need no gradient): backward passes are given the groups before `split` only, with the statistics of all.
 """
 
 from collections.abc import Callable, Sequence
@@ -100,37 +100,41 @@ def statistics(
     return stats
 
 
-def _arguments(first: Operand, second: Operand | None, after: After) -> tuple[tuple, tuple, dict[str, int]]:
-    """Operands, numbers and constants as the kernels take them; what is absent is the first operand in its place."""
+def _arguments(first: Operand, second: Operand | None, after: After) -> tuple[tuple, tuple, dict[str, int], int]:
+    """Operands, numbers and constants as the kernels take them; what is absent is the first operand in its place.
+
+    The number is how many groups the statistics have: those of the operands are the first of them.
+    """
     x, other = first.x, second or Operand(first.x)
     stats1 = x if first.stats is None else first.stats
     operands = x, stats1, other.x, stats1 if other.stats is None else other.stats
     inverse = 65536 / (65536 - after.dropped)
     numbers = x if after.seed is None else after.seed, after.dropped, inverse, after.slope
     kinds = dict(KIND1=first.kind, KIND2=NONE.value if second is None else second.kind)
-    return operands, numbers, kinds | dict(DROP=after.dropped > 0, ACT=after.slope != 1)
+    constants = kinds | dict(DROP=after.dropped > 0, ACT=after.slope != 1)
+    return operands, numbers, constants, stats1.shape[1] if first.stats is not None else operands[3].shape[1]
 
 
 def apply(first: Operand, second: Operand | None, after: After, dtype: torch.dtype | None = None) -> Tensor:
     """act(keep * n(first) + n(second)) in the dtype of first, or in that one."""
     groups, rows, channels = first.x.shape
-    operands, numbers, constants = _arguments(first, second, after)
+    operands, numbers, constants, of = _arguments(first, second, after)
     out, cut = _new(first.x, groups, rows, channels, dtype=dtype or first.x.dtype), tile(channels)
     grid = (triton.cdiv(rows, cut["ROWS"]), groups, triton.cdiv(channels, cut["BLOCK"]))
     with torch.cuda.device_of(first.x):
-        kernels.apply_kernel[grid](*operands, out, *numbers, rows, groups, **cut, **constants, num_warps=WARPS)
+        kernels.apply_kernel[grid](*operands, out, *numbers, rows, of, **cut, **constants, num_warps=WARPS)
     return out
 
 
 def pool(first: Operand, second: Operand | None, after: After, pooled: int) -> Tensor:
     """(G * L / pooled, C) float32: what `apply` gives, averaged over every `pooled` rows."""
     groups, rows, channels = first.x.shape
-    operands, numbers, constants = _arguments(first, second, after)
+    operands, numbers, constants, of = _arguments(first, second, after)
     per_group = rows // pooled
     out, cut = _new(first.x, groups * per_group, channels), tile(channels)
     grid = (groups * per_group, triton.cdiv(channels, cut["BLOCK"]))
     with torch.cuda.device_of(first.x):
-        kernels.pool_kernel[grid](*operands, out, *numbers, pooled, per_group, groups, **cut, **constants, num_warps=WARPS)
+        kernels.pool_kernel[grid](*operands, out, *numbers, pooled, per_group, of, **cut, **constants, num_warps=WARPS)
     return out
 
 
@@ -161,22 +165,22 @@ def coefficients(
 
 
 def reduce(
-    grad: Tensor, first: Operand, second: Operand | None, after: After, split: int, write: bool, pooled: int = 0
+    grad: Tensor, first: Operand, second: Operand | None, after: After, write: bool = False, pooled: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """Partial sums (split, S, 4, C) of both operands over the first `split` groups; with `write` the gradient of the second.
+    """Partial sums (G, S, 4, C) of both operands; with `write` also the gradient of the second.
 
-    grad: (split, L, C), or with `pooled` that of `pool`'s output.
+    grad: (G, L, C), or with `pooled` that of `pool`'s output.
     """
     groups, rows, channels = first.x.shape
-    operands, numbers, constants = _arguments(first, second, after)
+    operands, numbers, constants, of = _arguments(first, second, after)
     cut = tile(channels)
-    count, _ = splits(split, rows, cut["ROWS"])
-    part = _new(first.x, split, count, 4, channels)
-    before = _new(first.x, split, rows, channels, dtype=first.x.dtype) if write else None
-    grid = (count, split, triton.cdiv(channels, cut["BLOCK"]))
+    count, _ = splits(groups, rows, cut["ROWS"])
+    part = _new(first.x, groups, count, 4, channels)
+    before = _new(first.x, groups, rows, channels, dtype=first.x.dtype) if write else None
+    grid = (count, groups, triton.cdiv(channels, cut["BLOCK"]))
     with torch.cuda.device_of(grad):
         kernels.reduce_kernel[grid](
-            grad, *operands, part if before is None else before, part, *numbers, rows, groups, max(1, pooled), **cut, **constants,
+            grad, *operands, part if before is None else before, part, *numbers, rows, of, max(1, pooled), **cut, **constants,
             POOL=pooled > 0, WRITE=write, num_warps=WARPS,
         )  # fmt: skip
     return part, before
@@ -189,25 +193,21 @@ def spread(
     after: After,
     back1: Tensor | None,
     back2: Tensor | None,
-    split: int,
     pooled: int = 0,
-    want: tuple[bool, bool] = (True, True),
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients (split, L, C) of the operands. back: coefficients of those that are normalised."""
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients (G, L, C) of the operands. back: coefficients of those that are normalised."""
     groups, rows, channels = first.x.shape
-    operands, numbers, constants = _arguments(first, second, after)
+    operands, numbers, constants, of = _arguments(first, second, after)
     cut = tile(channels)
-    want = want[0], want[1] and second is not None
-    wanted = zip((first, second), want, strict=True)
-    given = [_new(first.x, split, rows, channels, dtype=o.x.dtype) if w else None for o, w in wanted]
+    dx1, dx2 = (None if o is None else _new(o.x, groups, rows, channels, dtype=o.x.dtype) for o in (first, second))
     backs = [operands[0] if b is None else b for b in (back1, back2)]
-    grid = (triton.cdiv(rows, cut["ROWS"]), split, triton.cdiv(channels, cut["BLOCK"]))
+    grid = (triton.cdiv(rows, cut["ROWS"]), groups, triton.cdiv(channels, cut["BLOCK"]))
     with torch.cuda.device_of(grad):
         kernels.spread_kernel[grid](
-            grad, *operands, *backs, *(backs[0] if d is None else d for d in given), *numbers, rows, groups, split,
-            max(1, pooled), **cut, **constants, POOL=pooled > 0, WRITE1=want[0], WRITE2=want[1], num_warps=WARPS,
+            grad, *operands, *backs, dx1, dx1 if dx2 is None else dx2, *numbers, rows, of, groups, max(1, pooled),
+            **cut, **constants, POOL=pooled > 0, num_warps=WARPS,
         )  # fmt: skip
-    return given[0], given[1]
+    return dx1, dx2
 
 
 def backward(
@@ -217,21 +217,18 @@ def backward(
     after: After,
     weights: tuple[Tensor | None, Tensor | None],
     rule: Rule,
-    split: int | None = None,
     pooled: int = 0,
     front: bool = False,
 ) -> tuple[Tensor, Tensor | None, Back | None, Back | None]:
     """Gradients of both operands and of their norms, whose weights are given. front: biases lie in front of the norms."""
-    groups, rows, _ = first.x.shape
-    split = split or groups
-    plain = second is not None and second.stats is None
-    part, before = reduce(grad, first, second, after, split, plain, pooled)
+    plain, rows = second is not None and second.stats is None, first.x.shape[1]
+    part, before = reduce(grad, first, second, after, plain, pooled)
     back1, back2 = (
         None if o is None or o.stats is None else coefficients(part[:, :, i : i + 2], w, o.stats, rows, rule.mean_of, front)
         for o, w, i in ((first, weights[0], 0), (second, weights[1], 2))
     )
     ways = (None if b is None else b.coefficients for b in (back1, back2))
     if plain:  # its gradient is there, and says what the activation let through
-        dx1, _ = spread(before, first, None, after._replace(slope=1.0), *ways, split)
+        dx1, _ = spread(before, first, None, after._replace(slope=1.0), *ways)
         return dx1, before, back1, back2
-    return *spread(grad, first, second, after, *ways, split, pooled), back1, back2
+    return *spread(grad, first, second, after, *ways, pooled), back1, back2

@@ -172,7 +172,7 @@ def reduce_kernel(
 def spread_kernel(
     grad, x1, stats1, x2, stats2, back1, back2, dx1, dx2, seed, threshold, inverse, slope, L, G, GQ, pooled, C: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, KIND1: tl.constexpr, KIND2: tl.constexpr, DROP: tl.constexpr, ACT: tl.constexpr,
-    POOL: tl.constexpr, WRITE1: tl.constexpr, WRITE2: tl.constexpr,
+    POOL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the operands; back: (3, GQ, C) of `coefficients_kernel`."""
     g = tl.program_id(1)
@@ -187,13 +187,11 @@ def spread_kernel(
         KIND1, KIND2, DROP, ACT, POOL,
     )  # fmt: skip
     at = base + row.to(tl.int64)[:, None] * C + c[None, :]
-    if WRITE1:
-        if KIND1 == NORM:
-            h1 = h1 * _coefficients(back1, 0, g, c, inside, GQ, C) + a * _coefficients(back1, 1, g, c, inside, GQ, C)
-            h1 += _coefficients(back1, 2, g, c, inside, GQ, C)
-        tl.store(dx1 + at, h1.to(dx1.dtype.element_ty), ok)
-    if WRITE2:
-        if KIND2 == NORM:
-            h = h * _coefficients(back2, 0, g, c, inside, GQ, C) + r * _coefficients(back2, 1, g, c, inside, GQ, C)
-            h += _coefficients(back2, 2, g, c, inside, GQ, C)
+    if KIND1 == NORM:
+        h1 = h1 * _coefficients(back1, 0, g, c, inside, GQ, C) + a * _coefficients(back1, 1, g, c, inside, GQ, C)
+        h1 += _coefficients(back1, 2, g, c, inside, GQ, C)
+    tl.store(dx1 + at, h1.to(dx1.dtype.element_ty), ok)
+    if KIND2 == NORM:
+        h = h * _coefficients(back2, 0, g, c, inside, GQ, C) + r * _coefficients(back2, 1, g, c, inside, GQ, C)
+        h += _coefficients(back2, 2, g, c, inside, GQ, C)
         tl.store(dx2 + at, h.to(dx2.dtype.element_ty), ok)
