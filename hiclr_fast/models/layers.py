@@ -64,7 +64,7 @@ class BatchNorm(nn.BatchNorm2d):
                 self.running_var.lerp_(var, share)
         return y
 
-    def parameters_and_statistics(self) -> Norm:
+    def as_kernel(self) -> Norm:
         """As the kernels take them."""
         return Norm(self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked)
 
@@ -100,10 +100,16 @@ def normalised(
     if len(x) % either.groups:
         raise ValueError(f"{len(x)} rows do not divide into {either.groups} groups")
     x1, x2 = (None if t is None else rows_of(t).reshape(either.groups, -1, t.shape[1]) for t in (x, y))
-    norms = (None if n is None else n.parameters_and_statistics() for n in (norm, norm_y))
+    norms = (None if n is None else n.as_kernel() for n in (norm, norm_y))
     out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout), dtype=dtype)
     r, c, frames, joints = x.shape
     return out.view(r, frames, joints, c).permute(0, 3, 1, 2)
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """That of autocast where it is on, else that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -111,11 +117,16 @@ def rows_of(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def after(x: Tensor, slope: float, dropout: "Dropout | None") -> After:
-    """What follows a batch norm, as the kernels take it. Dropout's seed is drawn from the default generator of x's device."""
+def after(x: Tensor, slope: float, dropout: "Dropout | None", seed: Tensor | None = None) -> After:
+    """What follows a batch norm, as the kernels take it. seed: of the dropout; None: drawn by x's device's default generator."""
     if dropout is None or not dropout.training or dropout.p == 0:
         return After(slope)
-    return After(slope, torch.empty((), dtype=torch.int64, device=x.device).random_(), dropout.dropped)
+    return After(slope, new_seeds(x, ()) if seed is None else seed, dropout.dropped)
+
+
+def new_seeds(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """int64, on the device of x, by its default generator: a captured graph draws new ones at every replay."""
+    return torch.empty(shape, dtype=torch.int64, device=x.device).random_()
 
 
 def plain() -> bool:

@@ -7,8 +7,8 @@ Saved for the backward pass are x, z1, z2, the projection and statistics; everyt
 seed, z1 too where the block widens. The last block's y may be pooled at once. Biases in front of a batch norm, those of the
 convolution and of the projection, have no gradient: the mean takes them out.
 
-Rows are `groups` equal parts (views) with statistics of their own. The last ones may be those of another encoder: with its weights,
-its running statistics and no gradient (the key of momentum contrast). So both encoders share every launch that can be shared.
+Rows are `groups` equal parts (views) with statistics of their own. The last ones may be those of another encoder: with its
+weights, its running statistics and no gradient (the key of momentum contrast). So both share every launch that can be shared.
 """
 
 from collections.abc import Sequence
@@ -67,6 +67,7 @@ class _StgcnBlock(torch.autograd.Function):
         ctx.save_for_backward(x, adjacency, *saved, plan.after.seed)
         ctx.block, ctx.plan = blocks[0], plan._replace(after=plan.after._replace(seed=None))
         ctx.mark_non_differentiable(y)
+        ctx.set_materialize_grads(False)
         return y[:own], y
 
     @staticmethod

@@ -60,10 +60,7 @@ def forward(rows: Tensor, adjacency: Tensor, blocks: Sequence, plan) -> tuple[Te
     elif plan.identity:
         second = Operand(_rows(rows, groups))
     end = Operand(_rows(z2, groups), stats2)
-    if plan.pooled:
-        y = norm.pool(end, second, plan.after, plan.pooled)
-    else:
-        y = norm.apply(end, second, plan.after).view(z2.shape)
+    y = norm.pool(end, second, plan.after, plan.pooled) if plan.pooled else norm.apply(end, second, plan.after).view(z2.shape)
     widens = z1.shape[-1] > rows.shape[-1]
     keep = [None if widens else z1[:own], z2[:own], None if z3 is None else z3[:own]]
     return y, [*keep, stats1, stats2, stats3, None if folded is None else folded.matrix[0]]
