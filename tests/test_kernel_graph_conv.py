@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import rms_error
 from hiclr_kernels.graph_conv import graph_conv, reference
+from hiclr_kernels.graph_conv.rows import row_graph_conv, row_graph_conv_reference
 
 gpu = pytest.importorskip("hiclr_kernels.graph_conv.gpu")
 SHAPES = [(2, 7, 25, 3, 8, 3), (3, 5, 20, 16, 16, 3), (2, 3, 17, 20, 40, 1), (1, 9, 5, 8, 80, 2)]  # R, T, V, C, D, K
@@ -67,3 +68,34 @@ def test_two_sets_of_weights(kernels):
     z, _ = gpu.forward(x, a, sets, 3)
     for part, own in ((slice(3), sets[0]), (slice(3, 4), sets[1])):
         assert rms_error(z[part], reference.graph_conv(x[part], a, *own)) < 1e-6
+
+
+@pytest.mark.parametrize(("channels", "out"), [(16, 20), (40, 33)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_edges_of_every_row(monkeypatch, channels, out, dtype):
+    """Attention maps instead of one graph; blocks of channels smaller than there are channels."""
+    monkeypatch.setenv("HICLR_KERNELS", "triton")
+    monkeypatch.setattr(gpu, "BLOCK", 32)
+    g = torch.Generator().manual_seed(0)
+    x, edges = torch.randn(3, 5, 17, channels, generator=g).to(dtype), torch.randn(3, 3, 17, 17, generator=g)
+    weight, bias = torch.randn(3, out, channels, generator=g) / channels**0.5, torch.randn(out, generator=g)
+    grad = torch.randn(3, 5, 17, out, generator=g).to(dtype)
+    results = []
+    for function, wide in ((row_graph_conv, dtype), (row_graph_conv_reference, torch.float64), (row_graph_conv_reference, dtype)):
+        full = torch.promote_types(wide, torch.float32)
+        given = [t.to(kind).requires_grad_() for t, kind in ((x, wide), (edges, full), (weight, full), (bias, full))]
+        z = function(*given)
+        results.append([z.detach(), *torch.autograd.grad(z, given[:3], grad.to(wide))])
+    for i, (got, want, theirs) in enumerate(zip(*results, strict=True)):
+        bar = 1e-5 if dtype == torch.float32 else 1.5 * rms_error(theirs, want)
+        assert rms_error(got, want) <= bar, i
+
+
+def test_blocks_of_channels(monkeypatch):
+    monkeypatch.setenv("HICLR_KERNELS", "triton")
+    monkeypatch.setattr(gpu, "FOLDED", 0)
+    monkeypatch.setattr(gpu, "BLOCK", 16)
+    shape = (2, 3, 5, 40, 36, 3)
+    got, want = outcome(graph_conv, shape, torch.float32), outcome(reference.graph_conv, shape, torch.float32, torch.float64)
+    for name, value in want.items():
+        assert rms_error(got[name], value) <= 1e-5, name

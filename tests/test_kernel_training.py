@@ -49,9 +49,10 @@ def train(model: HiCLR, steps: int, monkeypatch, kernels: str, amp: bool = False
     return losses
 
 
-def test_a_step_is_the_reference(monkeypatch):
+@pytest.mark.parametrize("encoder", ["stgcn", "dsta"])
+def test_a_step_is_the_reference(monkeypatch, encoder):
     """Losses, every gradient, running statistics, queue."""
-    models = {kernels: new_model() for kernels in ("triton", "reference")}
+    models = {kernels: new_model(encoder) for kernels in ("triton", "reference")}
     losses = [train(model, 1, monkeypatch, kernels) for kernels, model in models.items()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     total = torch.stack([p.grad.norm() for p in models["reference"].encoder_q.parameters()]).norm()

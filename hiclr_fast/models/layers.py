@@ -96,14 +96,53 @@ def normalised(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """act(dropout(norm(x)) + norm_y(y)), each norm where given, in training: `batch_norm.normalise` of (R, C, T, V)."""
+    rows = (None if t is None else rows_of(t) for t in (x, y))
+    first, second = rows
+    return normalised_rows(first, norm, second, norm_y, dropout=dropout, slope=slope, dtype=dtype).permute(0, 3, 1, 2)
+
+
+def normalised_rows(
+    x: Tensor,
+    norm: BatchNorm | None,
+    y: Tensor | None,
+    norm_y: BatchNorm | None,
+    *,
+    dropout: "Dropout | None" = None,
+    slope: float = 1.0,
+    pooled: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`normalised` of (R, T, V, C) contiguous; with `pooled` its mean over so many (t, v), float32 (R * T * V / pooled, C)."""
     either = norm if norm is not None else norm_y
     if len(x) % either.groups:
         raise ValueError(f"{len(x)} rows do not divide into {either.groups} groups")
-    x1, x2 = (None if t is None else rows_of(t).reshape(either.groups, -1, t.shape[1]) for t in (x, y))
+    x1, x2 = (None if t is None else t.reshape(either.groups, -1, t.shape[-1]) for t in (x, y))
     norms = (None if n is None else n.as_kernel() for n in (norm, norm_y))
-    out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout), dtype=dtype)
-    r, c, frames, joints = x.shape
-    return out.view(r, frames, joints, c).permute(0, 3, 1, 2)
+    out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout), pooled=pooled, dtype=dtype)
+    return out if pooled else out.view(x.shape)
+
+
+class _ZeroGradient(torch.autograd.Function):
+    """y, with a gradient of zero to a bias that it contains."""
+
+    @staticmethod
+    def forward(ctx, y, bias):
+        ctx.save_for_backward(bias)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, torch.zeros_like(ctx.saved_tensors[0])
+
+
+def front_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The convolution of rows (R, T, V, C) contiguous, in front of a batch norm: its bias's gradient is zero by algebra."""
+    if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
+        y = F.linear(x, conv.weight.flatten(1), conv.bias.detach())
+    else:
+        y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias.detach(), conv.stride, conv.padding)
+        y = rows_of(y)
+    return _ZeroGradient.apply(y, conv.bias)
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
