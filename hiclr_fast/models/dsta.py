@@ -10,6 +10,8 @@ import math
 
 import torch
 import torch.nn.functional as F
+from hiclr_kernels.attention import joint_scores
+from hiclr_kernels.attention.reference import joint_scores as attention_reference
 from hiclr_kernels.graph_conv.rows import row_graph_conv
 from torch import Tensor, nn
 
@@ -67,9 +69,8 @@ class Block(nn.Module):
         """(R, S, V, V), entry [u, v] weighs source joint u for target v; at least float32. x: (R, C, T, V)."""
         r, _, frames, joints = x.shape
         qk = self.qk(x + self.encoding.to(x.dtype)).permute(0, 2, 3, 1)  # (R, T, V, 2 S c)
-        qk = qk.reshape(r, frames, joints, 2, SUBSETS, -1).permute(3, 0, 4, 2, 1, 5)  # (2, R, S, V, T, c)
-        q, k = qk.flatten(4)
-        scores = (q / q.shape[-1]) @ k.transpose(-1, -2)
+        qk = qk.reshape(r, frames, joints, 2, SUBSETS, -1)
+        scores = joint_scores(qk.contiguous()) if self.training and on_triton(x) else attention_reference(qk)
         return torch.tanh(scores.to(self.alphas.dtype)) * self.alphas + self.attention0s
 
     def maps(self, x: Tensor, edges: Edges | None) -> Tensor:
