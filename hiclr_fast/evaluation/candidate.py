@@ -111,7 +111,8 @@ class Candidate:
         if self.origin == "raw":
             both = tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
         else:
-            encoder, place = self.frozen(), (self.data.layout, self.stream, self.device)
+            place = self.data.layout, self.stream, self.device
+            encoder = self.frozen()
             both = tuple(extract(encoder, split, *place, dtype=self.feature_dtype) for split in (train, val))
         check_finite(both, f"{self.data.path}, {self.origin}")
         return both

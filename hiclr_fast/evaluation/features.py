@@ -22,7 +22,7 @@ from hiclr_fast.inference.rows import BATCH
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.load import Weights, check_fits
 from hiclr_fast.skeletons import Layout
-from hiclr_fast.training.precision import autocast, exact
+from hiclr_fast.training.precision import exact
 
 FeatureDtype = Literal["float32", "bf16"]
 
@@ -52,8 +52,7 @@ def extract(
     encoder.eval()
     x, parts = split.x if rows is None else rows, []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
-        with autocast(device, dtype == "bf16"):
-            parts.append(pooled(encoder, x[start : start + BATCH], layout, stream, device))
+        parts.append(pooled(encoder, x[start : start + BATCH], layout, stream, device, half=dtype == "bf16"))
     return Features(np.concatenate(parts), split.label, split.name)
 
 

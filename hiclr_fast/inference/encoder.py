@@ -19,14 +19,16 @@ from hiclr_fast.machine import pick_device
 from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.models.load import Format, Weights, checkpoint_of, format_of, load_weights
 from hiclr_fast.skeletons import Layout, get_layout
-from hiclr_fast.training.precision import exact
+from hiclr_fast.training.precision import autocast, exact
 
 
 @torch.no_grad()
-def pooled(encoder: nn.Module, rows: np.ndarray | Tensor, layout: Layout, stream: Stream, device: torch.device) -> np.ndarray:
-    """(n, D) float32 features of rows (n, 3, T, V, M) by an encoder in eval mode: full precision, no augmentation."""
+def pooled(
+    encoder: nn.Module, rows: np.ndarray | Tensor, layout: Layout, stream: Stream, device: torch.device, half: bool = False
+) -> np.ndarray:
+    """(n, D) float32 features of rows (n, 3, T, V, M) by an encoder in eval mode, no augmentation. half: bfloat16 autocast."""
     x = torch.as_tensor(rows).to(device)
-    with exact():
+    with exact(), autocast(device, half):
         return encoder.features(to_stream(x, stream, layout.parents)).float().cpu().numpy()
 
 
