@@ -47,7 +47,7 @@ def test_every_flag_has_a_line(command, words, monkeypatch):  # noqa: F811
 
 @pytest.mark.parametrize(
     ("words", "nearest"),
-    [(("evaluate", "liner"), "linear"), (("prepare", "utn"), "ntu"), (("report", "comparison"), "compare")],
+    [(("evaluate", "liner"), "linear"), (("prepare", "sequence"), "sequences"), (("report", "comparison"), "compare")],
 )
 def test_a_wrong_word_meets_the_nearest(command, words, nearest):  # noqa: F811
     code, _, err = command(*words)

@@ -17,6 +17,7 @@ from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.results import RESULTS, read_results, read_scores
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain
 from hiclr_fast.pretraining.monitor import COMPARISON
 from hiclr_fast.pretraining.run_folder import load_run_config
@@ -44,14 +45,12 @@ def read_metrics(run: Path) -> list[dict]:
 def read_comparison(run: Path, epoch: int) -> dict[str, float]:
     """1-NN percent of coordinates, random and pretrained encoder at the end of the run; empty where there is none of that
     epoch (the run goes on, or is of an older version)."""
-    try:
-        found = json.loads((run / COMPARISON).read_text())
-        names = {"raw": "raw coordinates", "random": "random encoder", "pretrained": "pretrained encoder"}
-        return {text: float(found[name]) for name, text in names.items()} if found["epoch"] == epoch else {}
-    except FileNotFoundError:
+    if not (run / COMPARISON).is_file():
         return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run / COMPARISON}: not readable ({error}); remove it") from None
+    found = read_json(run / COMPARISON)
+    names = {"raw": "raw coordinates", "random": "random encoder", "pretrained": "pretrained encoder"}
+    percent = {text: expect(found.get(name), float, str(run / COMPARISON), name) for name, text in names.items()}
+    return percent if found.get("epoch") == epoch else {}
 
 
 def moving(candidate: Candidate, scores: np.ndarray, path: Path) -> None:
