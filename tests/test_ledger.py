@@ -96,9 +96,6 @@ def test_a_launch_writes_the_buffers_that_are_blank():
 
     found = [tuple(e) for e in counted(run, a=(8,))]
     assert found == [("", "test_ledger.kernel", 1, 36, 16, 0), ("", "test_ledger.kernel", 1, 48, 8, 0)]
-        ("", "test_ledger.kernel", 1, 36, 16, 0),
-        ("", "test_ledger.kernel", 1, 48, 8, 0),
-    ]
 
 
 def test_code_sees_a_gpu_and_only_inside():
