@@ -46,8 +46,11 @@ class Conversion:
 def _signature(items: Iterable[Any], settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     for item in items:
-        facts = item.stat() if isinstance(item, Path) else None
-        digest.update(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+        try:
+            facts = item.stat() if isinstance(item, Path) else None
+        except OSError:
+            facts = None  # a link to nowhere; reading says so
+        digest.update(os.fsencode(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n"))
     return digest.hexdigest()[:12]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.settings import read_yaml, update
+from hiclr_fast.files.settings import update
+from hiclr_fast.files.yaml_files import read_yaml
 from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.views.augment import AugmentConfig
 
@@ -96,4 +97,5 @@ class PretrainConfig(EncoderConfig):
 
 def load_yaml(path: Path) -> PretrainConfig:
     """A run's YAML on top of the defaults."""
-    return update(PretrainConfig(), read_yaml(path) or {}, str(path))
+    found = read_yaml(path)
+    return update(PretrainConfig(), {} if found is None else found, str(path))
