@@ -7,12 +7,14 @@ NMI (arithmetic mean), adjusted Rand index, and accuracy after the best one-to-o
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.results import Outcome
-from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import SEED, Range
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,7 @@ class ClusterConfig(Settings):
     """Random starts of k-means; the best by inertia is kept."""
     seed: int = 0
 
-    def check(self) -> None:
-        require(starts=(self.starts >= 1, self.starts, "at least 1"))
+    RANGES: ClassVar = {"starts": Range(1, 10**4), "seed": SEED}
 
 
 def need_scikit_learn() -> None:

@@ -1,8 +1,8 @@
 """k nearest neighbours on frozen features. The official code has no working k-NN: k and metric are stated with each number."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.files.ranges import POSITIVE
 
 KS = (1, 5, 10, 20)
 TEMPERATURE = 0.1
@@ -25,9 +26,12 @@ class KnnConfig(Settings):
     temperature: float = TEMPERATURE
     """Of the weighted vote, exp(cosine / temperature)."""
 
+    RANGES: ClassVar = {"temperature": POSITIVE}
+
     def check(self) -> None:
+        super().check()
         require(k=(min(self.k, default=0) >= 1, self.k, "at least 1"))
-        require(temperature=(0 < self.temperature < math.inf, self.temperature, "a finite number above 0"))
+        require(k=(len(set(self.k)) == len(self.k), self.k, "every number once"))
 
 
 def usual_ks(train: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import SOME
 
 CHUNK = 256  # queries ranked at a time
 
@@ -25,6 +27,8 @@ CHUNK = 256  # queries ranked at a time
 class RetrievalConfig(Settings):
     listed: int = 10
     """Neighbours that are listed for every query."""
+
+    RANGES: ClassVar = {"listed": SOME}
 
 
 def rank(train: Features, val: Features, listed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

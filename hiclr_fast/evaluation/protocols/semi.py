@@ -7,6 +7,7 @@ all runs, streams and repeats on a dataset use the same subsets and can be fused
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.finetune import train_candidate
 from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores
 from hiclr_fast.evaluation.schedule import FinetuneConfig, official
-from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import SEED, Range
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class SemiConfig(Settings):
     def official(self, kind: str) -> "SemiConfig":
         return replace(self, training=official(self.training, "semi", kind))
 
+    RANGES: ClassVar = {"percent": Range(0, 100, above=True), "repeats": Range(1, 10**4)}
+
     def check(self) -> None:
-        require(percent=(0 < self.percent <= 100, f"{self.percent:g}", "more than 0 and at most 100"))
-        require(repeats=(self.repeats >= 1, self.repeats, "at least 1"))
+        super().check()
         self.training.check()
+        last = replace(self.training, seed=self.training.seed + self.repeats - 1)
+        last.check()  # seeds of the repeats follow each other
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,12 @@ class RepeatConfig(Settings):
     percent: float
     subset_seed: int
     training: FinetuneConfig
+
+    RANGES: ClassVar = {"percent": SemiConfig.RANGES["percent"], "subset_seed": SEED}
+
+    def check(self) -> None:
+        super().check()
+        self.training.check()
 
 
 def draw_subset(label: np.ndarray, percent: float, seed: int) -> np.ndarray:
