@@ -13,9 +13,10 @@ from torch import nn
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.features import Features, cached_features, check_finite, extract, raw_features, recalibrate
-from hiclr_fast.evaluation.results import Outcome, print_row, read_results, result_key, write_results
+from hiclr_fast.evaluation.features import Features, cached_features, check_finite, check_statistics, extract, raw_features, recalibrate
+from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.lock import Lock
 from hiclr_fast.machine import environment
 from hiclr_fast.models.build import build_encoder, initial_encoder
 from hiclr_fast.models.load import Format, Weights, check_fits, load_weights
@@ -90,6 +91,7 @@ class Candidate:
             if self.recalibrate:
                 recalibrate(encoder, train, self.data.layout, self.stream, self.device)
             both = tuple(extract(encoder, split, self.data.layout, self.stream, self.device) for split in (train, val))
+            check_statistics(encoder, f"{self.data.path}, {self.origin}")
         check_finite(both, f"{self.data.path}, {self.origin}")
         return both
 
@@ -142,7 +144,7 @@ class Candidate:
         """Runs compute(candidate, settings, folder, key), writes results.json and scores.npz, prints a row.
 
         skip_finished: a finished result of the same checkpoint, data and settings is returned as it is. A result on other
-        data, or of another checkpoint beside this one, is not overwritten: InputError.
+        data or of other weights is not overwritten, and no two processes work in one folder: InputError.
         """
         settings = settings.official(self.kind)
         settings.check()
@@ -150,12 +152,12 @@ class Candidate:
         folder = self.folder.joinpath(self.name_of(head), *rest)
         facts = {"protocol": protocol, "settings": asdict(settings), **self.facts()}
         key = result_key({name: value for name, value in facts.items() if name not in ("checkpoint", "data")})
-        found = read_results(folder)
-        if found is not None:
-            self._may_replace(found, folder)
-        if found is None or found.get("key") != key or not skip_finished:
-            outcome = compute(self, settings, folder, key)
-            found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
+        found = finished(folder, key) if skip_finished else None
+        if found is None:
+            with Lock(folder):
+                may_replace(folder, facts)
+                about = {**facts, "key": key, "environment": environment(self.device)}
+                found = write_results(folder, about, compute(self, settings, folder, key))
         if not quiet:
             print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
         return found
@@ -165,9 +167,3 @@ class Candidate:
         found = read_results(self.folder / self.name_of(protocol))
         same = found is not None and all(found.get(name) == self.facts()[name] for name in ("checkpoint_sha256", "data_checksum"))
         return found if same else None
-
-    def _may_replace(self, found: dict[str, Any], folder: Path) -> None:
-        mine = self.facts()
-        for content, name, file in (("data_checksum", "data", "dataset"), ("checkpoint_sha256", "checkpoint", "checkpoint")):
-            if found.get(content) != mine[content] and Path(found.get(name, "")).name != Path(mine[name]).name:
-                raise InputError(f"{folder} holds results of another {file}, {found.get(name)}; give another folder with --out")

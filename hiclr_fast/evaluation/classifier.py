@@ -17,7 +17,7 @@ from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.schedule import FinetuneConfig, finetune_rate
-from hiclr_fast.files.tensors import load_checkpoint, save_tensors
+from hiclr_fast.files.tensors import load_checkpoint, not_finite, save_tensors
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.optimizer import MOMENTUM
 from hiclr_fast.training.precision import autocast, exact
@@ -124,13 +124,19 @@ class Training:
             x = torch.from_numpy(self.val.x[start : start + EVAL_BATCH]).to(self.device)
             with exact():
                 parts.append(self.model(self._stream(x)).float().cpu())
-        return torch.cat(parts).numpy()
+        found = torch.cat(parts).numpy()
+        if not np.isfinite(found).all() or not_finite(self.model.state_dict()):
+            raise InputError(
+                f"scores or batch-norm statistics became NaN or Inf in epoch {self.epoch}; the state of the epoch before is kept. "
+                "Lower --lr, and look at the data with scripts/prepare.py check"
+            )
+        return found
 
     def run(self, state: Path, key: str) -> np.ndarray:
         """Trains to the last epoch and returns its scores. state: file of the unfinished training, written
         every epoch, continued when its key is the same."""
         if state.is_file():
-            self._restore(load_checkpoint(state), key)
+            self._restore(load_checkpoint(state), key, state)
         state.parent.mkdir(parents=True, exist_ok=True)
         scores = None
         bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", leave=False, desc=state.parent.name)
@@ -158,12 +164,21 @@ class Training:
             "config": {"key": key},
         }
 
-    def _restore(self, state: dict[str, Any], key: str) -> None:
+    def _restore(self, state: dict[str, Any], key: str, where: Path) -> None:
         if state["config"].get("key") != key:
             return  # of other weights, data or settings
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.losses, self.best = state["epoch"], state["losses"], tuple(state["best"])
-        torch.set_rng_state(state["rng"][0])
-        if self.device.type == "cuda" and len(state["rng"]) > 1:
-            torch.cuda.set_rng_state(state["rng"][1], self.device)
+        try:
+            check_like(state["model"], self.model.state_dict())
+            check_momenta(state["optimizer"], list(self.model.parameters()))
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch, self.losses, (best, when) = state["epoch"], [float(x) for x in state["losses"]], state["best"]
+            self.best = float(best), int(when)
+            if type(self.epoch) is not int or not 0 <= self.epoch == len(self.losses) <= self.config.epochs:
+                raise ValueError(f"epoch {self.epoch} with {len(self.losses)} losses")
+            torch.set_rng_state(state["rng"][0])
+            if self.device.type == "cuda" and len(state["rng"]) > 1:
+                torch.cuda.set_rng_state(state["rng"][1], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{where} does not fit this training ({reason}); remove it to train from the start") from None

@@ -15,7 +15,7 @@ NAME = ".lock"
 class Lock:
     """Held from its making until `release`, the end of the process, or the end of the `with` that it opens.
 
-    folder: must exist; the lock is the file `.lock` in it, which moves along when the folder is renamed. InputError that
+    folder: made where it is not there; the lock is the file `.lock` in it, which moves along when the folder is renamed. InputError that
     names the holder when another process has it. What killed processes left half written in the folder is removed.
     """
 
@@ -24,6 +24,7 @@ class Lock:
         file = self.folder / NAME
         self._lock = FileLock(file, thread_local=False)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"{folder} is in use by {_holder(file)}; wait for it, or choose another folder") from None

@@ -15,6 +15,11 @@ from hiclr_fast.files.atomic import replacing
 FULL = "the disk is full, or takes no file of that size; free some space, or choose another disk"
 
 
+def not_finite(state: dict[str, Tensor]) -> str | None:
+    """Name of the first tensor in which a number is NaN or Inf."""
+    return next((name for name, x in state.items() if x.is_floating_point() and not torch.isfinite(x).all()), None)
+
+
 def save_tensors(content: dict[str, Any], path: Path) -> None:
     """torch.save: the old file stays whole until the new one is on disk."""
     with replacing(path) as temporary:
@@ -45,7 +50,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) -> None:
-    """Safetensors; the facts are its metadata."""
+    """Safetensors; the facts are its metadata. InputError, and no file, where a number is NaN or Inf."""
+    if bad := not_finite(state):
+        raise InputError(f"{path} is not written: {bad} holds NaN or Inf; take a checkpoint from before the weights diverged")
     with replacing(path) as temporary:
         try:
             save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary, metadata=facts)

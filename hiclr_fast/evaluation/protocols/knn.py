@@ -6,11 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
-from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.metrics import topk_accuracy, unit_rows
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings, require
 from hiclr_fast.files.ranges import POSITIVE
@@ -51,8 +50,7 @@ def knn_scores(
         raise InputError(f"k-NN: k {min(ks)}, expected at least 1")
     if max(ks) > len(train.label):
         raise InputError(f"k-NN: k {max(ks)} is more than the {len(train.label)} training samples; use a smaller k")
-    bank = F.normalize(torch.from_numpy(train.feature), dim=1)
-    query = F.normalize(torch.from_numpy(val.feature), dim=1)
+    bank, query = unit_rows(train.feature), unit_rows(val.feature)
     label = torch.from_numpy(train.label)
     classes = int(max(train.label.max(), val.label.max())) + 1
     parts: dict[int, list[torch.Tensor]] = {k: [] for k in ks}

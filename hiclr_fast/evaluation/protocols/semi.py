@@ -13,7 +13,7 @@ import numpy as np
 
 from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.finetune import train_candidate
-from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores
+from hiclr_fast.evaluation.results import RESULTS, Outcome, finished, print_row, read_scores
 from hiclr_fast.evaluation.schedule import FinetuneConfig, official
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.ranges import SEED, Range
@@ -73,7 +73,7 @@ def _repeat(candidate, settings: RepeatConfig, folder: Path, key: str) -> Outcom
 def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     """Mean and spread over the repeats; every repeat has its own folder with its scores and its sample names."""
     name = semi_name(settings.percent)
-    complete = (read_results(folder) or {}).get("key") == key  # then this call is a new one, not the rest of a stopped one
+    complete = finished(folder, key) is not None  # then this call is a new one, not the rest of a stopped one
     found = []
     for r in range(settings.repeats):
         training = replace(settings.training, seed=settings.training.seed + r)
@@ -90,7 +90,8 @@ def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
         "schedule": found[0]["schedule"],
     }
     percent = {"top1": mean, "top5": mean_spread([result["percent"]["top5"] for result in found])[0]}
-    return Outcome(percent, first["name"], first["label"], {}, more)  # the scores are those of the repeats
+    parts = tuple(f"repeat{r}/{RESULTS}" for r in range(settings.repeats))  # the scores are those of the repeats
+    return Outcome(percent, first["name"], first["label"], {}, more, parts=parts)
 
 
 def semi_name(percent: float) -> str:
