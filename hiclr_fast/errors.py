@@ -63,7 +63,7 @@ def _sentence(error: BaseException) -> str | None:
         return os_sentence(error)
     of_torch = type(error).__name__ == "OutOfMemoryError"
     if isinstance(error, MemoryError) or of_torch or any(known in text.lower() for known in MEMORY):
-        return f"out of memory or threads ({text[:200] or type(error).__name__}); make the batch or the model smaller, or free some"
+        return f"out of memory or threads ({text[:200] or type(error).__name__}); make the batch or the model smaller"
     return None
 
 
@@ -112,7 +112,7 @@ def run_script(main: Callable[[], int | None]) -> None:
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
         number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
-        code, line = 128 + number, f"stopped by {number.name}; what was saved before is whole, the same command or --resume goes on"
+        code, line = 128 + number, f"stopped by {number.name}; what was saved before is whole, and the next start goes on from it"
     except Exception as error:
         line = _sentence(error)
         if line is None:

@@ -24,8 +24,9 @@ def commit(package: Path) -> str | None:
     """The commit of the repository whose first folder is that package; None where it was installed, or git is not there."""
     try:
         git = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
-        root, _, found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip().partition("\n")
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        said = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout
+        root, found = said.splitlines()
+    except (OSError, subprocess.SubprocessError, ValueError):
         return None
     return found if Path(root).resolve() == package.resolve().parent else None
 

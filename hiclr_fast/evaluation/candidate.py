@@ -13,7 +13,15 @@ from torch import nn
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.features import Features, cached_features, check_finite, check_statistics, extract, raw_features, recalibrate
+from hiclr_fast.evaluation.features import (
+    Features,
+    cached_features,
+    check_finite,
+    check_statistics,
+    extract,
+    raw_features,
+    recalibrate,
+)
 from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.lock import Lock

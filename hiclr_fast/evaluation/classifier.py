@@ -21,6 +21,7 @@ from hiclr_fast.files.tensors import load_checkpoint, not_finite, save_tensors
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.optimizer import MOMENTUM
 from hiclr_fast.training.precision import autocast, exact
+from hiclr_fast.training.restoring import check_like, load_momenta
 from hiclr_fast.views.augment import AugmentConfig, make_views
 
 EVAL_EVERY = 5  # official eval_interval
@@ -127,7 +128,7 @@ class Training:
         found = torch.cat(parts).numpy()
         if not np.isfinite(found).all() or not_finite(self.model.state_dict()):
             raise InputError(
-                f"scores or batch-norm statistics became NaN or Inf in epoch {self.epoch}; the state of the epoch before is kept. "
+                f"scores or batch-norm statistics became NaN or Inf in epoch {self.epoch}; the state before it is kept. "
                 "Lower --lr, and look at the data with scripts/prepare.py check"
             )
         return found
@@ -169,9 +170,8 @@ class Training:
             return  # of other weights, data or settings
         try:
             check_like(state["model"], self.model.state_dict())
-            check_momenta(state["optimizer"], list(self.model.parameters()))
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_momenta(self.optimizer, state["optimizer"])
             self.epoch, self.losses, (best, when) = state["epoch"], [float(x) for x in state["losses"]], state["best"]
             self.best = float(best), int(when)
             if type(self.epoch) is not int or not 0 <= self.epoch == len(self.losses) <= self.config.epochs:

@@ -90,7 +90,7 @@ def check_statistics(encoder: Encoder, where: str) -> None:
     say nothing."""
     if bad := not_finite(encoder.state_dict()):
         raise InputError(
-            f"{where}: {bad} of the encoder holds NaN or Inf; take a checkpoint from before, or --recalibrate batch-norm statistics"
+            f"{where}: {bad} of the encoder holds NaN or Inf; take a checkpoint from before, or --recalibrate the statistics"
         )
 
 

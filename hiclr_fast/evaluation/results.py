@@ -132,7 +132,7 @@ def read_scores(folder: Path) -> dict[str, np.ndarray]:
 
 
 def may_replace(folder: Path, facts: dict[str, Any]) -> None:
-    """InputError where `folder` holds results on other data, of other weights or of another protocol, or files of somebody else."""
+    """InputError where `folder` holds results on other data, of other weights or another protocol, or files of others."""
     found = read_facts(folder)
     if found is None:
         if (folder / SCORES).exists() and not _is_scores(folder / SCORES):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from hiclr_fast.evaluation.settings import Settings
-from hiclr_fast.files.ranges import BATCH, COUNT, EPOCHS, FINITE, POSITIVE, SEED, Range
+from hiclr_fast.files.ranges import COUNT, FINITE, LENGTH, POSITIVE, SEED, Range
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class FinetuneConfig(Settings):
         return official(self, "finetune", kind)
 
     RANGES: ClassVar = {
-        "epochs": EPOCHS,
+        "epochs": LENGTH,
         "lr": POSITIVE,
-        "batch_size": BATCH,
+        "batch_size": LENGTH,
         "warmup": COUNT,
         "drops": COUNT,
         "weight_decay": FINITE,

@@ -15,8 +15,8 @@ NAME = ".lock"
 class Lock:
     """Held from its making until `release`, the end of the process, or the end of the `with` that it opens.
 
-    folder: made where it is not there; the lock is the file `.lock` in it, which moves along when the folder is renamed. InputError that
-    names the holder when another process has it. What killed processes left half written in the folder is removed.
+    folder: made where it is not there; the lock is the file `.lock` in it, which moves along when the folder is renamed.
+    InputError that names the holder when another process has it. What killed processes left half written in it is removed.
     """
 
     def __init__(self, folder: Path):

@@ -39,7 +39,7 @@ class Range:
 COUNT, SOME = Range(0, 10**9), Range(1, 10**9)  # whole numbers: none is allowed, at least one
 FINITE, POSITIVE, SHARE = Range(0), Range(0, above=True), Range(0, 1)
 SEED = Range(0, 2**32 - 1)
-EPOCHS, BATCH = Range(0, 10**7, above=True), Range(0, 2**20, above=True)
+LENGTH = Range(0, 10**7, above=True)  # of a training or a batch
 
 
 def check_ranges(config: Any, table: Mapping[str, Range], name: str = "{}") -> None:

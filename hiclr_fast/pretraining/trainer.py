@@ -11,6 +11,7 @@ from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import as_plain, update
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.build import initial_encoder
@@ -21,6 +22,7 @@ from hiclr_fast.pretraining.graph import GraphedStep
 from hiclr_fast.pretraining.readback import Readback
 from hiclr_fast.pretraining.step import TrainStep
 from hiclr_fast.training.optimizer import learning_rate, scaled_rate
+from hiclr_fast.training.restoring import check_like, check_tensor, load_momenta
 
 MAY_CHANGE = (  # on resume
     *("out", "data", "device", "threads", "epochs", "knn_every", "keep_every"),
@@ -69,6 +71,7 @@ class Pretrainer:
         memory = dict(mode=config.loader, share=config.memory_share)
         self.loader = make_loader(data["train"], size, config.seed, self.device, **part, **memory)
         self.epoch, self.step = 1, 0  # the next step to do: 1-based epoch, 0-based step inside it
+        self.lock: Lock | None = None  # on the run folder, by rank 0, from `start` or `resume` on
         self.stop = False  # a signal came; with several ranks `self.train.sums` tells it to all of them
 
     @property
@@ -76,13 +79,14 @@ class Pretrainer:
         """The training split's x, where it lies on the device."""
         return self.loader.x if isinstance(self.loader, ResidentLoader) else None
 
-    def lr_now(self) -> float:
-        c, done = self.config, self.step / self.loader.steps
+    def lr_at(self, step: int) -> float:
+        """Of that step of the current epoch."""
+        c, done = self.config, step / self.loader.steps
         rules = dict(epochs=c.epochs, drops=c.drops, warmup=c.warmup_epochs, schedule=c.schedule)
         return learning_rate(self.epoch + done, base=scaled_rate(c.lr, c.batch_size, c.lr_batch), **rules)
 
     def train_step(self, batch: Batch) -> None:
-        self.train.prepare(self.lr_now(), (self.epoch - 1) * self.loader.steps + self.step)
+        self.train.prepare(self.lr_at(self.step), (self.epoch - 1) * self.loader.steps + self.step)
         if self.stop:
             self.train.stopping.fill_(1)
         self.do_step(batch, self.epoch > self.config.mining_epoch)
@@ -92,15 +96,21 @@ class Pretrainer:
         if isinstance(self.do_step, GraphedStep):
             self.do_step.close()
 
+    def release(self) -> None:
+        """Lets other processes have the run folder."""
+        if self.lock:
+            self.lock.release()
+
     def check_finite(self, numbers: list[float] | None = None) -> None:
-        """InputError when the loss or a weight is no longer a number. The checkpoint on disk stays as it was.
+        """InputError when the loss, a weight, a batch-norm statistic or a row of the queue is no longer a number.
+        The checkpoint on disk stays as it was.
 
         numbers: of `TrainStep.health`; none: those of now, for which it waits.
         """
         if not all(map(math.isfinite, Readback(self.device).now(self.train.health()) if numbers is None else numbers)):
             raise InputError(
-                f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}; the last good checkpoint is kept. "
-                "Lower --lr, add --warmup-epochs, or use --amp-dtype bf16"
+                f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}, or a weight or batch-norm statistic "
+                "did; the last good checkpoint is kept. Lower --lr, add --warmup-epochs, use --amp-dtype bf16, or look at the data"
             )
 
     def state(self) -> dict[str, Any]:
@@ -121,6 +131,9 @@ class Pretrainer:
     def restore(self, state: dict[str, Any], where: str) -> None:
         """Continues from a checkpoint; InputError when it is of another model, method or dataset."""
         theirs = update(PretrainConfig(), state["config"], f"{where} config")
+        missing = {"optimizer", "scaler", "epoch", "step", "sums", "world", "data_checksum"} - set(state)
+        if missing:
+            raise InputError(f"{where} cannot be resumed: it has no {min(missing)}; it is for evaluation only, or damaged")
         for name, value in vars(self.config).items():
             if name not in MAY_CHANGE and getattr(theirs, name) != value:
                 raise InputError(
@@ -129,18 +142,30 @@ class Pretrainer:
         if state["data_checksum"] != self.data.checksum:
             raise InputError(f"{where} was trained on another dataset than {self.data.path}; give that one with --data")
         try:
+            epoch, step, world = self._place(state)
+            check_like(state["model"], self.model.state_dict())
+            check_tensor(state["sums"], self.train.sums, "sums")
+            load_momenta(self.train.optimizer, state["optimizer"])
             self.model.load_state_dict(state["model"])
-            self.train.optimizer.load_state_dict(state["optimizer"])
             self.train.scaler.load_state_dict(state["scaler"])
             self.train.sums.copy_(state["sums"])
-            self.epoch, self.step, world = state["epoch"], state["step"], state["world"]
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{where} does not fit this model ({' '.join(str(error).split())[:200]})") from None
-        for group in self.train.optimizer.param_groups:
-            group["lr"] = self.train.lr  # the tensor that `prepare` fills
+        self.epoch, self.step = epoch, step
+        begun = epoch if step else epoch - 1
+        if self.config.epochs < begun:
+            raise InputError(f"{where} has begun epoch {begun}, more than --epochs {self.config.epochs}; give at least that many")
         self.train.sums[-1] = 0  # that a rank was asked to stop
         if world != self.ranks.world and self.ranks.rank == 0 and not self.config.sync_batch_norm:
             tqdm.write(
                 f"note: {where} was trained by {world} ranks, now there are {self.ranks.world}: batch-norm statistics "
                 "are over other parts of the batch from here on"
             )
+
+    def _place(self, state: dict[str, Any]) -> tuple[int, int, int]:
+        """(epoch, step, ranks) of a checkpoint; ValueError where a run never stands there."""
+        epoch, step, world = place = tuple(state[name] for name in ("epoch", "step", "world"))
+        whole = all(type(number) is int for number in place)
+        if not (whole and epoch >= 1 and 0 <= step <= self.loader.steps and world >= 1):
+            raise ValueError(f"epoch {epoch}, step {step}, {world} ranks")
+        return place

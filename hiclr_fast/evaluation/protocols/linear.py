@@ -21,7 +21,7 @@ from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings
-from hiclr_fast.files.ranges import BATCH, COUNT, EPOCHS, POSITIVE, SEED
+from hiclr_fast.files.ranges import COUNT, LENGTH, POSITIVE, SEED
 from hiclr_fast.training.optimizer import MOMENTUM, learning_rate
 
 EPOCHS = 100
@@ -42,7 +42,7 @@ class LinearConfig(Settings):
             return self
         return replace(self, drops=tuple(round(drop * self.epochs / EPOCHS) for drop in DROPS[kind]))
 
-    RANGES: ClassVar = {"epochs": EPOCHS, "lr": POSITIVE, "drops": COUNT, "batch_size": BATCH, "seed": SEED}
+    RANGES: ClassVar = {"epochs": LENGTH, "lr": POSITIVE, "drops": COUNT, "batch_size": LENGTH, "seed": SEED}
 
 
 @dataclass(frozen=True)
