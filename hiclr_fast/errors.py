@@ -30,6 +30,7 @@ FIXES = {
     errno.ENOMEM: "free some memory, or make the batch or the model smaller",
     errno.EAGAIN: "raise the limits on processes and memory (ulimit -u, -v)",
 }
+WRITERS = ("inline_container", "PytorchStreamWriter", "serializing: I/O error")  # of torch and safetensors: no errno is kept
 MEMORY = ("can't start new thread", "can't allocate memory", "std::bad_alloc", "cannot allocate memory", "failed to map segment")
 
 
@@ -50,6 +51,11 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"cannot write {os_sentence(error, path)}") from error
+    except Exception as error:
+        if not any(known in str(error) for known in WRITERS):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"cannot write {path}: the disk is full or takes no file of that size ({reason}); free some") from error
 
 
 def _sentence(error: BaseException) -> str | None:

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.features import check_statistics
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.schedule import FinetuneConfig, finetune_rate
-from hiclr_fast.files.tensors import load_checkpoint, not_finite, save_tensors
+from hiclr_fast.files.tensors import load_checkpoint, save_tensors
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.optimizer import MOMENTUM
 from hiclr_fast.training.precision import autocast, exact
-from hiclr_fast.training.restoring import check_like, load_momenta
 from hiclr_fast.views.augment import AugmentConfig, make_views
 
 EVAL_EVERY = 5  # official eval_interval
@@ -126,18 +126,17 @@ class Training:
             with exact():
                 parts.append(self.model(self._stream(x)).float().cpu())
         found = torch.cat(parts).numpy()
-        if not np.isfinite(found).all() or not_finite(self.model.state_dict()):
-            raise InputError(
-                f"scores or batch-norm statistics became NaN or Inf in epoch {self.epoch}; the state before it is kept. "
-                "Lower --lr, and look at the data with scripts/prepare.py check"
-            )
+        where = f"epoch {self.epoch}"
+        if not np.isfinite(found).all():
+            raise InputError(f"{where}: scores became NaN or Inf; the state before it is kept. Lower --lr, or check the data")
+        check_statistics(self.model, where)
         return found
 
     def run(self, state: Path, key: str) -> np.ndarray:
         """Trains to the last epoch and returns its scores. state: file of the unfinished training, written
         every epoch, continued when its key is the same."""
         if state.is_file():
-            self._restore(load_checkpoint(state), key, state)
+            self._restore(load_checkpoint(state), key)
         state.parent.mkdir(parents=True, exist_ok=True)
         scores = None
         bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", leave=False, desc=state.parent.name)
@@ -165,20 +164,12 @@ class Training:
             "config": {"key": key},
         }
 
-    def _restore(self, state: dict[str, Any], key: str, where: Path) -> None:
+    def _restore(self, state: dict[str, Any], key: str) -> None:
         if state["config"].get("key") != key:
             return  # of other weights, data or settings
-        try:
-            check_like(state["model"], self.model.state_dict())
-            self.model.load_state_dict(state["model"])
-            load_momenta(self.optimizer, state["optimizer"])
-            self.epoch, self.losses, (best, when) = state["epoch"], [float(x) for x in state["losses"]], state["best"]
-            self.best = float(best), int(when)
-            if type(self.epoch) is not int or not 0 <= self.epoch == len(self.losses) <= self.config.epochs:
-                raise ValueError(f"epoch {self.epoch} with {len(self.losses)} losses")
-            torch.set_rng_state(state["rng"][0])
-            if self.device.type == "cuda" and len(state["rng"]) > 1:
-                torch.cuda.set_rng_state(state["rng"][1], self.device)
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{where} does not fit this training ({reason}); remove it to train from the start") from None
+        self.model.load_state_dict(state["model"])
+        self.step.load_optimizer(state["optimizer"])
+        self.epoch, self.losses, self.best = state["epoch"], state["losses"], tuple(state["best"])
+        torch.set_rng_state(state["rng"][0])
+        if self.device.type == "cuda" and len(state["rng"]) > 1:
+            torch.cuda.set_rng_state(state["rng"][1], self.device)

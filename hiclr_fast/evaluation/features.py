@@ -17,7 +17,6 @@ from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.atomic import write_npz
-from hiclr_fast.files.tensors import not_finite
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.load import Weights, check_fits
 from hiclr_fast.skeletons import Layout
@@ -85,13 +84,12 @@ def check_finite(found: Iterable[Features], where: str) -> None:
             )
 
 
-def check_statistics(encoder: Encoder, where: str) -> None:
+def check_statistics(model: nn.Module, where: str) -> None:
     """InputError where a weight or a batch-norm statistic is NaN or Inf: with an infinite variance features are finite, and
     say nothing."""
-    if bad := not_finite(encoder.state_dict()):
-        raise InputError(
-            f"{where}: {bad} of the encoder holds NaN or Inf; take a checkpoint from before, or --recalibrate the statistics"
-        )
+    for name, x in model.state_dict().items():
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise InputError(f"{where}: {name} holds NaN or Inf; take weights from before that, and check the data")
 
 
 def _from_cache(cache: Path, data: Packed) -> dict[str, Features]:

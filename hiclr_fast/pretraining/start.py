@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
-from hiclr_fast.errors import writing
+from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import save_yaml
 from hiclr_fast.files.tensors import load_checkpoint
@@ -37,6 +37,9 @@ def resume(config: PretrainConfig, data: Packed, run: Path, ranks: Ranks = ALONE
         state = load_checkpoint(run / CHECKPOINT)
         trainer = Pretrainer(config, data, ranks)
         trainer.restore(state, str(run / CHECKPOINT))
+        begun = trainer.epoch if trainer.step else trainer.epoch - 1
+        if config.epochs < begun:
+            raise InputError(f"{run} has begun epoch {begun}, more than --epochs {config.epochs}; give at least {begun}")
         if lock:
             save_yaml(config, run / "config.yaml")
             with writing(run):
