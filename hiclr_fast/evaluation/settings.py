@@ -10,7 +10,12 @@ from hiclr_fast.files.ranges import Range, check_ranges
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of every protocol's settings. A result is identified by its settings with every field filled."""
+    """Base of every protocol's settings. A result is identified by its settings with every field filled.
+
+    shared: with several ranks, all compute the result together; else rank 0 does, and the others wait.
+    """
+
+    shared: ClassVar[bool] = False
 
     RANGES: ClassVar[Mapping[str, Range]] = {}
 
