@@ -9,13 +9,13 @@ from filelock import FileLock, Timeout
 from hiclr_fast.errors import InputError, os_sentence
 from hiclr_fast.files.atomic import remove_left_over
 
-NAME = ".lock"
+NAME = "in_use.lock"
 
 
 class Lock:
     """Held from its making until `release`, the end of the process, or the end of the `with` that it opens.
 
-    folder: made where it is not there; the lock is the file `.lock` in it, which moves along when the folder is renamed.
+    folder: made where it is not there; the lock is the file `in_use.lock` in it, which moves along when the folder is renamed.
     InputError that names the holder when another process has it. What killed processes left half written in it is removed.
     """
 
