@@ -36,3 +36,8 @@ def dispatch() -> int | None:
 
 def main() -> None:
     run_script(dispatch)
+
+
+def script(command: str) -> None:
+    """What a script of that name does. What fails while it is imported is said as well."""
+    run_script(lambda: import_module(f"hiclr_fast.cli.{command}").main())

@@ -109,6 +109,7 @@ class TrainStep:
         return [*self.model.parameters(), *self.model.buffers(), *momenta, self.sums]
 
     def health(self) -> Tensor:
-        """(B + 4,) float32: `sums`, then the largest magnitude of any weight (NaN when one is not a number)."""
-        weights = torch.stack(torch._foreach_norm(list(self.model.parameters()), float("inf")))
+        """(B + 4,) float32: `sums`, then the largest magnitude in weights, statistics and queue (NaN when one is no number)."""
+        buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        weights = torch.stack(torch._foreach_norm([*self.model.parameters(), *buffers], float("inf")))
         return torch.cat([self.sums, weights.max()[None]])
