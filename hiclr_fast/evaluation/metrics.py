@@ -39,7 +39,8 @@ def class_accuracy(scores: np.ndarray, label: np.ndarray, classes: Sequence[str]
     found = []
     for c in np.unique(label).tolist():
         mine = right[label == c]
-        found.append({"class": classes[c] if c < len(classes) else str(c), "top1": 100.0 * float(mine.mean()), "samples": len(mine)})
+        name = classes[c] if c < len(classes) else str(c)
+        found.append({"class": name, "top1": 100.0 * float(mine.mean()), "samples": len(mine)})
     return {"mean_class_top1": float(np.mean([one["top1"] for one in found])), "per_class": found}
 
 
