@@ -31,7 +31,10 @@ FIXES = {
     errno.EAGAIN: "raise the limits on processes and memory (ulimit -u, -v)",
 }
 WRITERS = ("inline_container", "PytorchStreamWriter", "serializing: I/O error")  # of torch and safetensors: no errno is kept
-MEMORY = ("can't start new thread", "can't allocate memory", "std::bad_alloc", "cannot allocate memory", "failed to map segment")
+MEMORY = (
+    *("can't start new thread", "can't allocate memory", "cannot allocate memory"),
+    *("std::bad_alloc", "failed to map segment", "could not create a primitive"),
+)
 
 
 def os_sentence(error: OSError, path: Path | str | None = None) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 import shutil
 import typing
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ NOT_TRIED = ("RANGES", "data", "out", "device", "compile", "no_graph")
 def _numbers(config: type) -> dict[str, bool]:
     """{setting that holds a number: whether it holds several}."""
     found = {name: str(hint) for name, hint in typing.get_type_hints(config).items() if name not in NOT_TRIED}
-    return {name: "tuple" in hint for name, hint in found.items() if ("int" in hint or "float" in hint) and "str" not in hint}
+    return {name: "tuple" in hint for name, hint in found.items() if re.search(r"\b(int|float)\b", hint)}
 
 
 def _finite(value: object) -> bool:
