@@ -91,7 +91,7 @@ def settings(place: Place, rng: random.Random) -> Found:
     else:
         inner = rng.random() < 0.35
         name, many = rng.choice(list(_numbers(AugmentConfig if inner else PretrainConfig).items()))
-        flag = ("--augment." if inner else "--") + name.replace("_", "-")
+        flag = f"--{name.replace('_', '-')}"
         words = ["pretrain", "--data", place.set, "--out", run, *_without(TINY, {flag})]
         if rng.random() < 0.3:
             words += ["--mining-epoch", 0]

@@ -139,6 +139,8 @@ class Place:
     def __init__(self, folder: Path):
         for command in COMMANDS:
             __import__(f"hiclr_fast.cli.{command}")
+        for late in ("hiclr_fast.reports.run_report", "sklearn.cluster", "sklearn.manifold", "sklearn.metrics", "scipy.optimize"):
+            __import__(late)
         torch.set_num_threads(1)
         real = loading.make_feed  # importing DALI takes every child seconds
         loading.make_feed = lambda split, ids, size, device, dali: real(split, ids, size, device, False)
