@@ -49,9 +49,9 @@ def _signature(items: Iterable[Any], settings: str) -> str:
     for item in items:
         try:
             facts = item.stat() if isinstance(item, Path) else None
-        except OSError:  # a dangling link: reading it says so
-            facts = None
-        digest.update(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n".encode(errors="surrogateescape"))
+        except OSError:
+            facts = None  # a link to nowhere; reading says so
+        digest.update(os.fsencode(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n"))
     return digest.hexdigest()[:12]
 
 

@@ -1,5 +1,6 @@
 """What is evaluated: a pretrained encoder, the encoder as its run began, or the coordinates themselves; and on what data."""
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from hiclr_kernels.augment.reference import Stream
 from torch import nn
 
+from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
@@ -28,6 +30,7 @@ from hiclr_fast.evaluation.features import (
 from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.lock import Lock
+from hiclr_fast.inference.classifier import CLASSIFIER, save_classifier
 from hiclr_fast.machine import environment
 from hiclr_fast.models.build import build_encoder, initial_encoder
 from hiclr_fast.models.load import Format, Weights, check_fits, load_weights
@@ -71,10 +74,12 @@ class Candidate:
     no_graph: bool = False
 
     def __post_init__(self):
-        theirs = self.weights.config.layout
-        if theirs not in (None, self.data.layout.name):
+        theirs, contract = self.weights.config.layout, self.weights.contract
+        if contract is not None:
+            contract.check_layout(self.data.layout, str(self.data.path), str(self.checkpoint))
+        elif theirs not in (None, self.data.layout.name):
             raise InputError(
-                f"{self.checkpoint} was pretrained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
+                f"{self.checkpoint} was trained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
                 "of an encoder belongs to its joints: pretrain on that layout, or prepare the data with the same joints"
             )
         check_fits(self.weights.encoder, self.data, str(self.checkpoint))
@@ -108,14 +113,30 @@ class Candidate:
         if self.origin == "raw":
             both = tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
         else:
-            encoder = self.encoder().to(self.device, memory_format=torch.channels_last)
-            if self.recalibrate:
-                recalibrate(encoder, train, self.data.layout, self.stream, self.device)
             place = self.data.layout, self.stream, self.device
+            encoder = self.frozen()
             both = tuple(extract(encoder, split, *place, dtype=self.feature_dtype) for split in (train, val))
             check_statistics(encoder, f"{self.data.path}, {self.origin}")
         check_finite(both, f"{self.data.path}, {self.origin}")
         return both
+
+    def frozen(self) -> nn.Module:
+        """The encoder whose `features` they are, in eval mode on the device."""
+        encoder = copy.deepcopy(self.weights.encoder) if self.origin == "pretrained" else self.encoder()
+        encoder.to(self.device, memory_format=torch.channels_last)
+        if self.recalibrate:
+            recalibrate(encoder, self.data["train"], self.data.layout, self.stream, self.device)
+        return encoder.eval()
+
+    def keep_classifier(self, encoder: nn.Module, head: nn.Linear, folder: Path, key: str) -> tuple[str, ...]:
+        """classifier.safetensors in a result folder: the network that predicted, to be used on other recordings. Its name, as
+        one of the result's parts."""
+        config = replace(self.weights.config, layout=self.data.layout.name, stream=self.stream)
+        facts = {"protocol": folder.relative_to(self.folder).as_posix(), "key": key, "checkpoint_sha256": self.weights.sha256}
+        contract = Contract.of(self.data, self.stream)
+        if self.ranks.rank == 0:
+            save_classifier(folder / CLASSIFIER, encoder, head, config, contract, self.data.classes, facts)
+        return (CLASSIFIER,)
 
     def encoder(self, **config) -> nn.Module:
         """A new encoder with the candidate's weights. config: settings that replace those of the run (dropout)."""

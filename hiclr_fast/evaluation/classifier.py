@@ -25,6 +25,7 @@ from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.precision import exact
 from hiclr_fast.training.readback import Readback
+from hiclr_fast.training.state import check_count, check_like, load_momenta
 
 EVAL_EVERY = 5  # official eval_interval
 EVAL_BATCH = 256
@@ -126,7 +127,7 @@ class Training:
         """Trains to the last epoch and returns its scores. state: file of the unfinished training, written
         every epoch, continued when its key is the same."""
         if state.is_file():
-            self._restore(load_checkpoint(state), key)
+            self._restore(load_checkpoint(state), key, str(state))
         self.ranks.wait()  # until all have read it
         try:
             return self._epochs(state, key)
@@ -161,12 +162,23 @@ class Training:
             "config": {"key": key},
         }
 
-    def _restore(self, state: dict[str, Any], key: str) -> None:
+    def _restore(self, state: dict[str, Any], key: str, where: str) -> None:
+        """Continues from a state of the same weights, data and settings; InputError, and nothing changed, where it is damaged."""
         if state["config"].get("key") != key:
-            return  # of other weights, data or settings
+            return
+        own = self._state(key)
+        missing = set(own) - set(state)
+        if missing:
+            raise InputError(f"{where} holds no {min(missing)}; remove it to train anew")
+        epoch = check_count(state["epoch"], 0, self.config.epochs, f"{where} epoch")
+        check_like(state["losses"], [0.0] * epoch, f"{where} losses")
+        check_like(state["best"], [0.0, 0], f"{where} best")
+        check_like(state["model"], own["model"], f"{where} model")
+        rng = state["rng"] if isinstance(state["rng"], list) else []
+        check_like(rng, [*own["rng"]][: max(1, len(rng))], f"{where} rng")  # of one device, or of CPU and CUDA
+        load_momenta(self.step.optimizer, state["optimizer"], where)
         self.model.load_state_dict(state["model"])
-        self.step.load_optimizer(state["optimizer"])
-        self.epoch, self.losses, self.best = state["epoch"], state["losses"], tuple(state["best"])
-        torch.set_rng_state(state["rng"][0])
-        if self.device.type == "cuda" and len(state["rng"]) > 1:
-            torch.cuda.set_rng_state(state["rng"][1], self.device)
+        self.epoch, self.losses, self.best = epoch, list(state["losses"]), tuple(state["best"])
+        torch.set_rng_state(rng[0])
+        if len(rng) > 1:
+            torch.cuda.set_rng_state(rng[1], self.device)

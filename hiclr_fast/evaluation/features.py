@@ -18,12 +18,13 @@ from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.atomic import write_npz
+from hiclr_fast.inference.encoder import pooled
+from hiclr_fast.inference.rows import BATCH
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.load import Weights, check_fits
 from hiclr_fast.skeletons import Layout
-from hiclr_fast.training.precision import autocast, exact
+from hiclr_fast.training.precision import exact
 
-BATCH = 256
 FeatureDtype = Literal["float32", "bf16"]
 
 
@@ -36,7 +37,6 @@ class Features:
     name: np.ndarray
 
 
-@torch.no_grad()
 def extract(
     encoder: Encoder,
     split: Split,
@@ -51,13 +51,10 @@ def extract(
     rows: its x, where the device has it already. dtype: bf16 runs the encoder under bfloat16 autocast.
     """
     encoder.eval()
-    parts = []
+    x, parts = split.x if rows is None else rows, []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
-        part = slice(start, start + BATCH)
-        x = torch.from_numpy(split.x[part]).to(device) if rows is None else rows[part]
-        with exact(), autocast(device, dtype == "bf16"):
-            parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
-    return Features(torch.cat(parts).numpy(), split.label, split.name)
+        parts.append(pooled(encoder, x[start : start + BATCH], layout, stream, device, half=dtype == "bf16"))
+    return Features(np.concatenate(parts), split.label, split.name)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """One process at a time in a folder: a lock that the system drops when its holder ends, however it ends."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -39,10 +40,8 @@ class Lock:
             return
         (self.folder / NAME).unlink(missing_ok=True)
         self._lock.release()
-        try:
+        with contextlib.suppress(OSError):
             self.folder.rmdir()
-        except OSError:
-            pass
 
     def moved(self, folder: Path) -> None:
         """The folder has another name now."""

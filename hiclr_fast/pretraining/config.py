@@ -6,7 +6,8 @@ from typing import Literal
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.ranges import COUNT, FINITE, SEED, SHARE, SOME, Range, check_ranges
-from hiclr_fast.files.settings import read_yaml, update
+from hiclr_fast.files.settings import update
+from hiclr_fast.files.yaml_files import read_yaml
 from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.views.augment import VIEW_SETS, AugmentConfig
 
@@ -128,4 +129,5 @@ RANGES = {  # the upper ends are far beyond use: what is above them would only r
 
 def load_yaml(path: Path) -> PretrainConfig:
     """A run's YAML on top of the defaults."""
-    return update(PretrainConfig(), read_yaml(path) or {}, str(path))
+    found = read_yaml(path)
+    return update(PretrainConfig(), {} if found is None else found, str(path))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError, writing
@@ -55,6 +56,7 @@ def resume(config: PretrainConfig, data: Packed, run: Path, ranks: Ranks = ALONE
 def finish(trainer: Pretrainer, out: Path) -> None:
     """The query encoder for use elsewhere; where it lies in a run folder, the run is finished, and free for others."""
     try:
-        export_encoder(trainer.model.encoder_q, trainer.config, trainer.data.layout.name, out / ENCODER)
+        contract = Contract.of(trainer.data, trainer.config.stream)
+        export_encoder(trainer.model.encoder_q, trainer.config, contract, out / ENCODER)
     finally:
         trainer.release()

@@ -87,9 +87,9 @@ class TrainStep:
             graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
         with self.autocast():
             with self.phase("query forward"):
-                q = model.queries(views[:-1], graphs, self.together)
+                q, key = model.pair(views[:-1], views[-1], graphs, self.together)
             with self.phase("key forward"):
-                key = model.keys(views[-1], move=False)
+                key = model.keys(views[-1], move=False) if key is None else key  # else it came with the queries
         with self.phase("loss"):
             loss, terms = model.loss(q, key, c.weights, topk, half=c.amp and self.device.type == "cuda")
         with self.phase("backward"):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
@@ -22,11 +23,14 @@ from hiclr_fast.pretraining.step import TrainStep
 from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.optimizer import learning_rate, scaled_rate
 from hiclr_fast.training.readback import Readback
+from hiclr_fast.training.state import check_count, check_like, load_momenta, load_scaler
 
 MAY_CHANGE = (  # on resume
     *("out", "data", "device", "threads", "epochs", "knn_every", "keep_every"),
     *("save_minutes", "read_every", "compile", "no_graph", "loader", "memory_share"),
 )
+
+MOST_RANKS = 1 << 16  # that a checkpoint may be of
 
 
 def check_job(config: PretrainConfig, data: Packed, ranks: Ranks) -> None:
@@ -124,6 +128,7 @@ class Pretrainer:
             "world": self.ranks.world,
             "config": as_plain(self.config),
             "layout": self.data.layout.name,
+            "input": Contract.of(self.data, self.config.stream).as_dict(),
             "data_checksum": self.data.checksum,
         }
 
@@ -135,18 +140,22 @@ class Pretrainer:
                 raise InputError(
                     f"{where} was trained with {name} {getattr(theirs, name)}, not {value}; resume with the same, or start anew"
                 )
-        if state["data_checksum"] != self.data.checksum:
+        if state.get("data_checksum") != self.data.checksum:
             raise InputError(f"{where} was trained on another dataset than {self.data.path}; give that one with --data")
-        try:
-            self.model.load_state_dict(state["model"])
-            self.train.optimizer.load_state_dict(state["optimizer"])
-            self.train.scaler.load_state_dict(state["scaler"])
-            self.train.sums.copy_(state["sums"])
-            self.epoch, self.step, world = state["epoch"], state["step"], state["world"]
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise InputError(f"{where} does not fit this model ({' '.join(str(error).split())[:200]})") from None
-        for group in self.train.optimizer.param_groups:
-            group["lr"] = self.train.lr  # the tensor that `prepare` fills
+        missing = {"optimizer", "scaler", "sums", "epoch", "step", "world"} - set(state)
+        if missing:
+            raise InputError(f"{where} holds no {min(missing)}; it is no checkpoint to continue from")
+        check_like(state["model"], self.model.state_dict(), f"{where} model")
+        check_like(state["sums"], self.train.sums, f"{where} sums")
+        check_count(int(state["model"]["pointer"]), 0, self.config.queue_size - 1, f"{where} pointer")
+        epoch = check_count(state["epoch"], 1, theirs.epochs + 1, f"{where} epoch")
+        step = check_count(state["step"], 0, self.loader.steps, f"{where} step")
+        world = check_count(state["world"], 1, MOST_RANKS, f"{where} world")
+        load_momenta(self.train.optimizer, state["optimizer"], where, every=True)
+        load_scaler(self.train.scaler, state["scaler"], where)
+        self.model.load_state_dict(state["model"])
+        self.train.sums.copy_(state["sums"])
+        self.epoch, self.step = epoch, step
         self.train.sums[-1] = 0  # that a rank was asked to stop
         if world != self.ranks.world and self.ranks.rank == 0 and not self.config.sync_batch_norm:
             tqdm.write(

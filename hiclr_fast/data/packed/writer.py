@@ -104,7 +104,7 @@ def _write_files(folder: Path, splits: dict[str, Split], source: str, shard_byte
             files[samples.name] = {"bytes": samples.stat().st_size, "sha256": sha256(samples)}
             described[split] = {"samples": len(data), "files": files}
     if report:
-        with open(folder / "report.csv", "w", newline="") as file:
+        with open(folder / "report.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows([("recording", "what", "reason"), *report])
     shape = list(next(iter(splits.values())).x.shape[1:])
     return {"format": FORMAT, "version": VERSION, "shape": shape, "splits": described}
