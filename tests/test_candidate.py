@@ -105,7 +105,7 @@ def test_official_weights(candidate, tmp_path, monkeypatch, capsys):
 
 
 def test_other_joints_are_refused(candidate, tmp_path):
-    with pytest.raises(InputError, match=r"was pretrained on layout ntu25, .* has kinect20"):
+    with pytest.raises(InputError, match=r"was trained on layout ntu25, .* has kinect20"):
         moved(candidate, open_packed(packed_otherwise(tmp_path / "k", 3, "kinect20")))
 
 

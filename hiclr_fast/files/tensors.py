@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hiclr_fast.errors import InputError
@@ -65,8 +65,8 @@ def digest(state: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
 def save_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) -> None:
     """Safetensors; the facts are its metadata, with a checksum of everything."""
     state = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata={**facts, DIGEST: digest(state, facts)})
+    with replacing(path) as temporary:  # written as any file is: safetensors' own writer lets nobody else read it
+        temporary.write_bytes(save(state, metadata={**facts, DIGEST: digest(state, facts)}))
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

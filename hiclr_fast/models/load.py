@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz, sha256
@@ -110,13 +111,27 @@ def save_official(encoder: Encoder, frames: int, path: Path) -> None:
     save_tensors({PREFIX + name: tensor.cpu().contiguous() for name, tensor in state.items()}, path)
 
 
+def format_of(path: Path) -> Format:
+    """Whose weights a file holds, by what is in it."""
+    path = Path(path)
+    if path.suffix in (".safetensors", ".npz"):
+        return "official" if path.suffix == ".npz" else "hiclr_fast"
+    content = load_tensors(path)
+    return "hiclr_fast" if isinstance(content, dict) and {"model", "config"} <= set(content) else "official"
+
+
 def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, EncoderConfig]:
     """(encoder in eval mode, config with the layout it was trained on) of a checkpoint, an exported encoder, or an
     official checkpoint."""
+    return _load(path, fmt)[:2]
+
+
+def _load(path: Path, fmt: Format) -> tuple[Encoder, EncoderConfig, Contract | None]:
+    """`load_encoder`, and what the encoder reads where the file says so."""
     path = Path(path)
     if fmt == "official":
         encoder, config = load_official(path)
-        return encoder.eval(), config
+        return encoder.eval(), config, None
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a checkpoint.pt or an encoder.safetensors")
     if path.suffix == ".safetensors":
@@ -125,9 +140,10 @@ def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, Encod
             raise InputError(f"{path}: not an encoder exported by hiclr_fast (no config or layout in its metadata)")
         where = f"{path} config"
         values = {**expect(parse_json(facts["config"].encode(), where), dict, where), "layout": facts["layout"]}
+        fed = parse_json(facts["input"].encode(), f"{path} input") if "input" in facts else None
     else:
         content = load_checkpoint(path)
-        values = {**content["config"], "layout": content.get("layout")}
+        values, fed = {**content["config"], "layout": content.get("layout")}, content.get("input")
         state = {name.removeprefix(PREFIX): t for name, t in content["model"].items() if name.startswith(PREFIX)}
     known = {name: values[name] for name in EncoderConfig.names() if name in values}  # of a run's settings
     config = update(EncoderConfig(), known, f"{path} config")
@@ -137,13 +153,25 @@ def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, Encod
     for name in fields.keys() & known.keys():
         if fields[name] != known[name]:
             raise InputError(f"{path} config: {name} is {known[name]}, its weights have {fields[name]}; take another copy")
-    return encoder.eval(), replace(config, **fields)
+    contract = None if fed is None else Contract.from_dict(fed, str(path))
+    if contract and contract.layout.num_joints != encoder.num_joints:
+        there = contract.layout.num_joints
+        raise InputError(f"{path}: weights of {encoder.num_joints} joints, its layout has {there}; export it again")
+    return encoder.eval(), replace(config, **fields), contract
 
 
-def export_encoder(encoder: Encoder, config: EncoderConfig, layout: str, path: Path) -> None:
-    """The query encoder as safetensors; config and layout go into its metadata."""
-    facts = {"config": json.dumps(as_plain(config.of_encoder())), "layout": layout}
-    save_weights(encoder.state_dict(), facts, path)
+def export_facts(config: EncoderConfig, contract: Contract) -> dict[str, str]:
+    """What an exported network says of itself: its settings, and how to feed it."""
+    return {
+        "config": json.dumps(as_plain(config.of_encoder())),
+        "layout": contract.layout.name,
+        "input": json.dumps(contract.as_dict()),
+    }
+
+
+def export_encoder(encoder: Encoder, config: EncoderConfig, contract: Contract, path: Path) -> None:
+    """The query encoder as safetensors; config, layout and what it reads go into its metadata."""
+    save_weights(encoder.state_dict(), export_facts(config, contract), path)
 
 
 def checkpoint_of(run: Path) -> Path:
@@ -156,21 +184,23 @@ def checkpoint_of(run: Path) -> Path:
 
 @dataclass(frozen=True)
 class Weights:
-    """An encoder in eval mode, its config with the layout it was trained on, and the file they are from with its hash."""
+    """An encoder in eval mode, its config with the layout it was trained on, and the file they are from with its hash.
+    contract: what it reads, where the file says so."""
 
     path: Path
     encoder: Encoder
     config: EncoderConfig
     sha256: str
+    contract: Contract | None = None
 
 
 def load_weights(path: Path, fmt: Format = "hiclr_fast") -> Weights:
     """`load_encoder` with the hash of what was read: a file that a running pretraining replaces meanwhile is read again."""
     while True:
         before = sha256(path)
-        encoder, config = load_encoder(path, fmt)
+        encoder, config, contract = _load(path, fmt)
         if sha256(path) == before:
-            return Weights(Path(path), encoder, config, before)
+            return Weights(Path(path), encoder, config, before, contract)
 
 
 def check_fits(encoder: Encoder, data: Packed, where: str) -> None:

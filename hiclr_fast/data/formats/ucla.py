@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,23 +19,33 @@ CLASSES = (  # actions a01 to a06, a08, a09, a11, a12
 )
 
 
-def read_ucla(path: Path) -> Recording:
-    """One JSON file -> (F, 20, 3, 1) float32 metres; label, subject and view from the file and its name."""
-    found = NAME.search(path.stem)
-    if not found:
-        raise InputError(f"{path}: the name holds no aNN_sNN_eNN_vNN; rename it as the dataset does")
+def read_frames(path: Path) -> np.ndarray:
+    """(F, 20, 3, 1) float32 metres of one JSON file."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[np.ndarray, Any]:
+    """Its frames and its label, if it has one."""
     content = expect(parse_json(read_bytes(path), str(path), finite=False), dict, str(path))
-    label, skeletons = content.get("label"), expect(content.get("skeletons"), list, str(path), "skeletons")
+    skeletons = expect(content.get("skeletons"), list, str(path), "skeletons")
     try:
         frames = np.array(skeletons, dtype=np.float64)
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: skeletons are no numbers of (frames, {JOINTS} joints, 3) ({reason_of(error)})") from None
     if frames.ndim != 3 or frames.shape[1:] != (JOINTS, 3):
         raise InputError(f"{path}: skeletons {frames.shape}, expected (frames, {JOINTS} joints, 3)")
+    with np.errstate(over="ignore"):
+        return frames.astype(np.float32)[..., None], content.get("label")
+
+
+def read_ucla(path: Path) -> Recording:
+    """One JSON file -> (F, 20, 3, 1) float32 metres; label, subject and view from the file and its name."""
+    found = NAME.search(path.stem)
+    if not found:
+        raise InputError(f"{path}: the name holds no aNN_sNN_eNN_vNN; rename it as the dataset does")
+    frames, label = _read(path)
     if not 1 <= expect(label, int, str(path), "label") <= len(CLASSES):
         raise InputError(f"{path}: label {str(label)[:20]}, expected a whole number from 1 to {len(CLASSES)}")
-    with np.errstate(over="ignore"):
-        frames = frames.astype(np.float32)[..., None]
     return Recording(found.group(), frames, label - 1, subject=int(found.group(2)), view=int(found.group(4)))
 
 

@@ -8,8 +8,10 @@ DIR/report.csv           optional: recordings that were rejected or repaired, wi
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -49,6 +51,7 @@ class Packed:
     shape: tuple[int, int, int, int]  # (3, T, V, M)
     splits: dict[str, Split]
     checksum: str  # SHA-256 of meta.json, which holds the checksum of every file
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what meta.json says beside its files: preprocessing, classes, ...
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:
@@ -166,4 +169,5 @@ def open_packed(path: Path, full: bool = False) -> Packed:
             verify(path, split, data, meta["splits"][split]["files"], progress=full)
     else:
         tqdm.write(f"{path}: {size >> 30} GiB, checksums not verified now; `scripts/prepare.py check {path}` does")
-    return Packed(path, layout, meta["classes"], shape, splits, checksum)
+    facts = {name: value for name, value in meta.items() if name not in ("format", "version", "splits", "layout", "shape")}
+    return Packed(path, layout, meta["classes"], shape, splits, checksum, facts)
