@@ -205,9 +205,9 @@ def apply(
     where = (np.arange(frames)[:, None] * joints + np.array(mirror)).reshape(-1).astype(np.uint32)
     tables = where, np.array(parents)
     _apply(
-        x.numpy().reshape(len(x), c, -1), index.numpy(), draws.rows.numpy(), keep.numpy(), np.array(draws.masked), noise.numpy(), given,
-        sample.numpy(), np.uint32(step & MASK32), *key_words(draws.seed), *tables, STREAMS.index(stream), F(fill.item()),
-        min(n, 4 * threads()), out.numpy(),
+        x.numpy().reshape(len(x), c, -1), index.numpy(), draws.rows.numpy(), keep.numpy(), np.array(draws.masked),
+        noise.numpy(), given, sample.numpy(), np.uint32(step & MASK32), *key_words(draws.seed), *tables,
+        STREAMS.index(stream), F(fill.item()), min(n, 4 * threads()), out.numpy(),
     )  # fmt: skip
     return out.to(out_dtype)
 
