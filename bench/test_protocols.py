@@ -23,7 +23,7 @@ from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear, official_head
 from hiclr_fast.models.load import load_encoder, load_weights
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import finish, start
+from hiclr_fast.pretraining.start import finish, start
 from hiclr_fast.training.optimizer import MOMENTUM, learning_rate
 
 SHARED = Path(os.environ.get("HICLR_SHARED", Path(__file__).parent.parent.parent / "shared"))

@@ -15,8 +15,8 @@ from official_style import LAYOUT, PlainTrainer, Views
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import Pretrainer
 from hiclr_fast.pretraining.profile import rates, work
+from hiclr_fast.pretraining.trainer import Pretrainer
 
 QUEUE = 32768
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

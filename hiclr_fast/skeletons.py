@@ -11,6 +11,7 @@ import numpy as np
 from hiclr_fast.errors import InputError
 
 Strategy = Literal["uniform", "distance", "spatial"]
+STREAMS = ("joint", "bone", "motion")  # in the order of every fusion
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import run_script
-from hiclr_fast.pretraining.run_folder import CHECKPOINT, load_checkpoint
+from hiclr_fast.files.tensors import load_checkpoint
+from hiclr_fast.models.load import CHECKPOINT
 
 PRETRAIN = Path(__file__).parent / "pretrain.py"
 TIMING = {"seconds", "samples_per_s"}  # of metrics, the only ones that may differ

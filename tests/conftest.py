@@ -79,9 +79,9 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def subject(run, tmp_path):
+def candidate(run, tmp_path):
     """The run's encoder on its data; results go to a folder of the test."""
     from hiclr_fast.data.packed.dataset import open_packed
-    from hiclr_fast.evaluation.candidate import Subject
+    from hiclr_fast.evaluation.candidate import Candidate
 
-    return Subject(run / "checkpoint.pt", open_packed(run.parent / "set"), tmp_path / "eval", torch.device("cpu"))
+    return Candidate(run / "checkpoint.pt", open_packed(run.parent / "set"), tmp_path / "eval", torch.device("cpu"))

@@ -6,7 +6,8 @@ from hiclr_fast.data.packed.dataset import Split, open_packed
 from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.evaluation.features import Features
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import finish, start
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.start import finish, start
 from hiclr_fast.skeletons import LAYOUTS
 
 
@@ -41,7 +42,7 @@ def pretrained(root):
     """A run folder, pretrained for two epochs; its data lie in `set` beside it."""
     data = open_packed(packed(root / "set"))
     trainer = start(tiny(data=root / "set"), data, root / "run")
-    assert trainer.run(root / "run")
+    assert train(trainer, root / "run")
     finish(trainer, root / "run")
     return root / "run"
 

@@ -15,7 +15,9 @@ from hiclr_kernels.philox.reference import philox
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.pretraining.loop import Pretrainer, start
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.start import start
+from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.skeletons import LAYOUTS
 from hiclr_fast.views.augment import AugmentConfig, make_views, view_strength
 from hiclr_fast.views.strong import adain, add_attention_edges, add_edges, draw_graphs, draw_roll, drop_edges
@@ -207,4 +209,4 @@ def test_the_loop_trains_with_every_strong_operation(tmp_path):
         sums[name] = trainer.train.sums
     assert sums["all"][1] == pytest.approx(sums["release"][1].item(), rel=1e-5)  # InfoNCE sees the basic view alone
     assert abs(sums["all"][3] - sums["release"][3]) > 1e-6  # the strong branch's consistency
-    assert start(config, data, tmp_path / "run").run(tmp_path / "run")
+    assert train(start(config, data, tmp_path / "run"), tmp_path / "run")

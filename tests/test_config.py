@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretraining.config import PretrainConfig, load_yaml, save_yaml, update
+from hiclr_fast.files.settings import save_yaml, update
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.views.augment import AugmentConfig
 
 

@@ -17,8 +17,8 @@ from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.distributed import ALONE, join, leave
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretraining.loop import Pretrainer
-from hiclr_fast.pretraining.run_folder import load_checkpoint
+from hiclr_fast.files.tensors import load_checkpoint
+from hiclr_fast.pretraining.trainer import Pretrainer
 
 ROOT = Path(__file__).parent.parent
 EQUAL = dict(rtol=1e-5, atol=1e-5)

@@ -9,9 +9,11 @@ from helpers import packed, tiny
 
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.models.load import build_encoder, load_encoder, save_official
-from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import finish, start
+from hiclr_fast.models.build import build_encoder
+from hiclr_fast.models.config import EncoderConfig
+from hiclr_fast.models.load import load_encoder, save_official
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.start import finish, start
 from hiclr_fast.skeletons import LAYOUTS
 
 BN = {"weight": True, "bias": True, "running_mean": True, "running_var": True, "num_batches_tracked": False}
@@ -61,7 +63,7 @@ def test_skeletonclr_and_aimclr_weights(golden, skeletonclr, tmp_path, prefix):
     g = golden("stgcn_eval")
     torch.save({prefix + name: t for name, t in skeletonclr.items()}, tmp_path / "official.pt")
     encoder, config = load_encoder(tmp_path / "official.pt", "official")
-    assert config == PretrainConfig(layout="ntu25")
+    assert config == EncoderConfig(layout="ntu25")
     assert (encoder(g.t("x", torch.float32)) - g.t("f64/out", torch.float32)).abs().max() < 1e-5
     for block in encoder.blocks:  # they matter: 1 everywhere is another encoder
         block.edge_importance.fill_(1)
@@ -75,7 +77,7 @@ def test_hiclr_weights_of_both_encoders(golden, tmp_path, stem, name, noise):
     torch.save({key: torch.from_numpy(g[key]) for key in g.names("encoder_q.")}, tmp_path / "official.pt")
     for file in (g.path, tmp_path / "official.pt"):
         encoder, config = load_encoder(file, "official")
-        assert config == PretrainConfig(encoder=name, layout="ntu25")
+        assert config == EncoderConfig(encoder=name, layout="ntu25")
         assert (encoder(g.t("x", torch.float32)) - g.t("f64/out", torch.float32)).abs().max() < noise
     save_official(encoder, 50, tmp_path / "back.pt")
     back = torch.load(tmp_path / "back.pt", weights_only=True)
@@ -103,12 +105,12 @@ def test_our_files_bring_back_encoder_sizes_and_dropout(tmp_path, encoder):
     data = open_packed(packed(tmp_path / "set", layout="kinect20"))
     run, config = tmp_path / "run", tiny(encoder=encoder, epochs=1, dropout=0.25, hidden_channels=3)
     trainer = start(config, data, run)
-    assert trainer.run(run)
+    assert train(trainer, run)
     finish(trainer, run)
     x = torch.randn(2, 3, 16, 20, 1)
     for name in ("checkpoint.pt", "encoder.safetensors"):
         found, saved = load_encoder(run / name)
-        assert saved == replace(config, layout="kinect20") and found.blocks[1].dropout.p == 0.25
+        assert saved == replace(config, layout="kinect20").of_encoder() and found.blocks[1].dropout.p == 0.25
         torch.testing.assert_close(found(x), trainer.model.encoder_q.eval()(x), rtol=1e-5, atol=1e-6)
 
 

@@ -7,7 +7,7 @@ from helpers import packed, tiny
 from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.pretraining.graph import GraphedStep
-from hiclr_fast.pretraining.loop import Pretrainer
+from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.views.augment import AugmentConfig
 
 STEPS = 32

@@ -1,5 +1,4 @@
-"""The augmentation reference against the official operations, given the recorded draws, in double; then every backend
-against the recordings and, on awkward sizes, against the reference in double."""
+"""Every backend of the augmentation against the recordings and, on awkward sizes, against the reference in double."""
 
 import math
 
@@ -7,9 +6,10 @@ import pytest
 import torch
 from conftest import rms_error
 from hiclr_kernels.augment import apply_views, draw_views
-from hiclr_kernels.augment.draw import NOISE_BLOCK, Draws, ViewStrength, draw_rows, pack, rotation
-from hiclr_kernels.augment.reference import ViewParams, apply_view, blur_matrix, source_frames
+from hiclr_kernels.augment.draw import NOISE_BLOCK, Draws, ViewStrength, draw_rows, pack
+from hiclr_kernels.augment.reference import ViewParams
 from hiclr_kernels.philox.reference import uniform
+from test_kernel_augment_reference import basic_params, normal_params
 
 from hiclr_fast.skeletons import LAYOUTS
 
@@ -19,10 +19,6 @@ TIGHT = dict(rtol=0, atol=1e-10)
 PADDING = 50 // 6
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ("reference", "cpu", "triton")
-
-
-def view(x, **params):
-    return apply_view(x, ViewParams(**params), **TABLES)
 
 
 @pytest.fixture
@@ -56,71 +52,6 @@ def poison(monkeypatch):
     monkeypatch.setattr(
         torch, "empty", lambda *a, **kw: empty(*a, **kw).fill_(255 if kw.get("dtype") == torch.uint8 else torch.nan)
     )
-
-
-def first(g, n=1):
-    return g.t("x")[:1].expand(n, -1, -1, -1, -1)
-
-
-def test_shear(g):
-    out = view(first(g), matrix=g.t("op/shear/0/R")[None])
-    torch.testing.assert_close(out[0], g.t("op/shear/0/out_f64"), **TIGHT)
-
-
-def test_crop(g):
-    i = 1
-    shift = torch.tensor([int(g[f"op/crop/{i}/frame_start"]) - PADDING])
-    assert source_frames(shift, 50)[0].tolist() == g[f"op/crop/{i}/source_frame"].tolist()
-    torch.testing.assert_close(view(first(g), shift=shift)[0], g.t(f"op/crop/{i}/out_f64"), **TIGHT)
-
-
-def test_flips_and_axis_mask(g):
-    yes, no = torch.tensor([True]), torch.tensor([False])
-    x = first(g)
-    torch.testing.assert_close(view(x, flip=yes)[0], x[0][:, :, list(NTU.mirror)], **TIGHT)
-    torch.testing.assert_close(view(x, flip=no), x, **TIGHT)
-    torch.testing.assert_close(view(x, time_flip=yes), x.flip(2), **TIGHT)
-    torch.testing.assert_close(view(x, time_flip=no), x, **TIGHT)
-    out = view(x, axis_keep=torch.tensor([[1.0, 0.0, 1.0]]))
-    torch.testing.assert_close(out[0], g.t("op/axis_mask/1/out_f64"), **TIGHT)
-
-
-@pytest.mark.parametrize("i", [0, 1, 2])
-def test_blur(g, i):
-    off = float(g[f"op/blur/{i}/u"]) >= 0.5
-    if off:
-        return torch.testing.assert_close(view(first(g)), first(g), **TIGHT)
-    out = view(first(g), blur=g.t(f"op/blur/{i}/kernel")[None])
-    torch.testing.assert_close(out[0], g.t(f"op/blur/{i}/out_f64"), **TIGHT)
-
-
-def basic_params(g) -> dict:
-    return dict(shift=g.t("basic/crop_start", torch.int64) - PADDING, matrix=g.t("basic/R"))
-
-
-def normal_params(g) -> dict:
-    """The recorded draws of the six strong ('12345') samples as explicit parameters."""
-    degrees = torch.deg2rad(g.t("strong/rot_angles_deg_xyz"))
-    noise = torch.zeros_like(g.t("x"))
-    noise[g.t("strong/noise_on", torch.bool)] = g.t("strong/noise")
-    taps = torch.zeros(6, 15, dtype=torch.float64)
-    taps[:, 7] = 1
-    on = g.t("strong/blur", torch.bool)
-    taps[on] = g.t("strong/blur_kernel")[on]
-    axis = g.t("strong/axis", torch.int64)
-    return dict(
-        shift=g.t("strong/crop_start", torch.int64) - PADDING,
-        matrix=rotation(degrees) @ g.t("strong/R"),
-        flip=g.t("strong/flip", torch.bool),
-        noise=noise,
-        blur=taps,
-        axis_keep=1 - (torch.arange(3) == axis[:, None]).double(),
-    )
-
-
-def test_basic_and_normal_view(g):
-    torch.testing.assert_close(view(g.t("x"), **basic_params(g)), g.t("basic/out_f64"), **TIGHT)
-    torch.testing.assert_close(view(g.t("x"), **normal_params(g)), g.t("strong/out_f64"), **TIGHT)
 
 
 def test_every_backend_makes_the_recorded_views(g, backend):
@@ -223,20 +154,6 @@ def test_out_dtype_and_memory_layout(backend):
         assert wide.permute(0, 4, 2, 3, 1).is_contiguous() and half.permute(0, 4, 2, 3, 1).is_contiguous()
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
-def test_mask_and_gradient_of_the_fill(g, per_sample):
-    keep = g.t("mask/jointmask/mask_TV")
-    x = g.t("x")
-    fill = torch.tensor([0.125], dtype=torch.float64, requires_grad=True)
-    params = ViewParams(joint_keep=keep.expand(6, -1, -1) if per_sample else keep)
-    out = apply_view(x, params, **TABLES, fill=fill)
-    masked = (keep == 0)[None, None, :, :, None].expand_as(x)
-    assert bool((out[masked] == 0.125).all()) and bool((out[~masked] == x[~masked]).all())
-    grad = torch.randn_like(out)
-    out.backward(grad)
-    torch.testing.assert_close(fill.grad, grad[masked].sum()[None])
-
-
 @pytest.mark.filterwarnings("ignore:Input #0 requires gradient")
 def test_gradcheck_of_the_fill(backend):
     """Finite differences through the kernel: float32, so a large step and a matching tolerance."""
@@ -249,34 +166,6 @@ def test_gradcheck_of_the_fill(backend):
         lambda f: (apply_views(x, ids, draws, **TABLES, fill=f)[0] * weight).sum(),
         fill, eps=0.25, atol=1e-3, rtol=1e-3,
     )  # fmt: skip
-
-
-def test_stream_comes_before_the_mask(g):
-    keep = g.t("mask/jointmask/mask_TV")
-    fill = torch.full((1,), 0.125, dtype=torch.float64)
-    for stream in ("bone", "motion"):
-        plain = apply_view(g.t("x"), ViewParams(), **TABLES, stream=stream)
-        out = apply_view(g.t("x"), ViewParams(joint_keep=keep), fill=fill, **TABLES, stream=stream)
-        masked = (keep == 0)[None, None, :, :, None].expand_as(out)
-        assert bool((out[masked] == 0.125).all()) and bool((out[~masked] == plain[~masked]).all())
-
-
-@pytest.mark.parametrize("frames", [15, 16, 17, 37])
-def test_blur_matrix_is_the_zero_padded_correlation(frames):
-    torch.manual_seed(0)
-    taps, x = torch.randn(2, 15, dtype=torch.float64), torch.randn(2, frames, dtype=torch.float64)
-    out = (blur_matrix(taps, frames) @ x[..., None])[..., 0]
-    for i in range(2):
-        want = torch.nn.functional.conv1d(x[i].view(1, 1, -1), taps[i].view(1, 1, -1), padding=7)
-        torch.testing.assert_close(out[i], want.view(-1))
-
-
-@pytest.mark.parametrize(("frames", "padding"), [(50, 8), (37, 6), (7, 1), (6, 1), (5, 0)])
-def test_crop_at_both_ends(frames, padding):
-    whole = list(range(padding))[::-1] + list(range(frames)) + [frames - 1 - i for i in range(padding)]
-    for start in {0, padding, 2 * padding}:
-        index = source_frames(torch.tensor([start - padding]), frames)[0]
-        assert index.tolist() == whole[start : start + frames]
 
 
 def test_refusals(monkeypatch):

@@ -10,8 +10,8 @@ from hiclr_kernels.augment.reference import to_stream
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.models import onnx
+from hiclr_fast.models.build import build_encoder
 from hiclr_fast.models.layers import BatchNorm
-from hiclr_fast.models.load import build_encoder
 from hiclr_fast.skeletons import LAYOUTS
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime of the export extra is not installed")

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.settings import save_yaml
+from hiclr_fast.models.build import build_encoder
 from hiclr_fast.models.dsta import DSTA
-from hiclr_fast.models.load import build_encoder
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.pretraining.config import PretrainConfig, load_yaml, save_yaml
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.presets import NAMES, preset
 from hiclr_fast.skeletons import get_layout
 from hiclr_fast.training.optimizer import learning_rate
@@ -23,9 +24,9 @@ def rates(config: PretrainConfig) -> list[float]:
 
 
 def test_all_are_there():
-    assert len(set(NAMES)) == 8 * 3 * 2
+    assert len(set(NAMES)) == 9 * 3 * 2
     assert {name.split("/")[0] for name in NAMES} == {
-        *("ntu60_xsub", "ntu60_xview", "ntu120_xsub", "ntu120_xset", "pku1", "pku2", "ucla", "irds")
+        *("ntu60_xsub", "ntu60_xview", "ntu120_xsub", "ntu120_xset", "pku1", "pku2", "ucla", "synthetic", "irds")
     }
 
 

@@ -10,13 +10,14 @@ from helpers import at, features_of, packed, tiny
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation import features
-from hiclr_fast.evaluation.features import cached_features, checkpoint_of, raw_features
+from hiclr_fast.evaluation.features import cached_features, raw_features
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.protocols.knn import knn_scores
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
 from hiclr_fast.evaluation.results import Outcome, read_results, read_scores, write_results
-from hiclr_fast.models.load import encoder_from_state, load_encoder, load_weights
-from hiclr_fast.pretraining.loop import finish, start
+from hiclr_fast.models.load import checkpoint_of, encoder_from_state, load_encoder, load_weights
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.start import finish, start
 
 CPU = torch.device("cpu")
 
@@ -92,7 +93,7 @@ def test_results_by_name(tmp_path):
 def run(tmp_path):
     data = open_packed(packed(tmp_path / "set"))
     trainer = start(tiny(), data, tmp_path / "run")
-    assert trainer.run(tmp_path / "run")
+    assert train(trainer, tmp_path / "run")
     finish(trainer, tmp_path / "run")
     return tmp_path / "run", data, trainer
 
@@ -157,7 +158,7 @@ def test_exported_encoder_is_the_checkpoint(run):
     folder, _, trainer = run
     a, config = load_encoder(folder / "checkpoint.pt")
     b, exported = load_encoder(folder / "encoder.safetensors")
-    assert config == exported == replace(trainer.config, layout="ntu25")
+    assert config == exported == replace(trainer.config, layout="ntu25").of_encoder()
     for name, value in trainer.model.encoder_q.state_dict().items():
         torch.testing.assert_close(a.state_dict()[name], value, rtol=0, atol=0)
         torch.testing.assert_close(b.state_dict()[name], value, rtol=0, atol=0)
@@ -185,7 +186,7 @@ def test_bad_checkpoints(run, tmp_path):
         with pytest.raises(InputError, match="not a readable checkpoint"):
             load_encoder(cut, fmt)
     (tmp_path / "cut.safetensors").write_bytes(b"123")
-    with pytest.raises(InputError, match="not an encoder exported"):
+    with pytest.raises(InputError, match="not readable safetensors"):
         load_encoder(tmp_path / "cut.safetensors")
     with pytest.raises(InputError, match="not the weights of an ST-GCN or DSTA-Net encoder"):
         encoder_from_state({"A": torch.zeros(3, 25, 25)}, "x")

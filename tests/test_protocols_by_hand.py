@@ -10,12 +10,12 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.protocols.cluster import matched
 from hiclr_fast.evaluation.protocols.ensemble import WEIGHTS, ensemble, fuse
-from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, finetune_rate, official
 from hiclr_fast.evaluation.protocols.knn import knn_scores
 from hiclr_fast.evaluation.protocols.linear import LinearConfig
 from hiclr_fast.evaluation.protocols.retrieval import rank
 from hiclr_fast.evaluation.protocols.semi import SemiConfig, draw_subset
 from hiclr_fast.evaluation.results import Outcome, read_scores, write_results
+from hiclr_fast.evaluation.schedule import FinetuneConfig, finetune_rate, official
 
 
 def test_weighted_votes_by_hand():

@@ -13,9 +13,10 @@ from helpers import packed, tiny
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.pretraining.loop import finish, start
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.start import finish, start
 
 for package in ("matplotlib", "sklearn", "jinja2"):
     pytest.importorskip(package, reason=f"{package} of the report extra is not installed")
@@ -36,10 +37,10 @@ def report(tmp_path_factory):
     write_packed(root / "set", splits, data.layout, NASTY, source="test", preprocessing={})
     data, run = open_packed(root / "set"), root / "run"
     trainer = start(replace(tiny(), data=root / "set"), data, run)
-    assert trainer.run(run)
+    assert train(trainer, run)
     finish(trainer, run)
-    subject = Subject(run / "checkpoint.pt", data, run / "eval", torch.device("cpu"))
-    return make_report(subject, run, root / "out"), run, subject
+    candidate = Candidate(run / "checkpoint.pt", data, run / "eval", torch.device("cpu"))
+    return make_report(candidate, run, root / "out"), run, candidate
 
 
 def test_the_page_holds_everything(report):
@@ -57,21 +58,21 @@ def test_the_page_holds_everything(report):
 
 def test_names_from_files_are_escaped(tmp_path, report):
     """A run folder whose name is markup."""
-    _, run, subject = report
+    _, run, candidate = report
     evil = tmp_path / "<img onerror=x>"
     shutil.copytree(run, evil)
-    text = make_report(replace(subject, folder=evil / "eval"), evil, tmp_path / "out").read_text()
+    text = make_report(replace(candidate, folder=evil / "eval"), evil, tmp_path / "out").read_text()
     assert "<img onerror" not in text and "&lt;img onerror=x&gt;" in text
 
 
 def test_a_run_without_metrics(tmp_path, report):
-    _, run, subject = report
+    _, run, candidate = report
     shutil.copytree(run, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     for content, message in (("", "is empty"), ("{", "a line is not JSON"), (None, "does not exist")):
         metrics.write_text(content) if content is not None else metrics.unlink()
         with pytest.raises(InputError, match=message):
-            make_report(subject, tmp_path / "run", tmp_path / "out")
+            make_report(candidate, tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -86,9 +87,9 @@ def test_counts_equal_scikit_learn(tmp_path):
 
 def test_results_that_are_there_are_shown_not_replaced(tmp_path, report):
     """Those of other settings stay; those of an older checkpoint are marked."""
-    _, run, subject = report
+    _, run, candidate = report
     shutil.copytree(run, tmp_path / "run")
-    one = replace(subject, checkpoint=tmp_path / "run" / "checkpoint.pt", folder=tmp_path / "run" / "eval")
+    one = replace(candidate, checkpoint=tmp_path / "run" / "checkpoint.pt", folder=tmp_path / "run" / "eval")
     mine = one.evaluate("linear", LinearConfig(epochs=3), linear_protocol)
     assert "another checkpoint" not in make_report(one, tmp_path / "run", tmp_path / "out").read_text()
     assert one.finished("linear")["key"] == mine["key"]
@@ -105,9 +106,9 @@ def test_a_report_on_three_samples(tmp_path):
     """Too few for t-SNE and for the usual k."""
     data = open_packed(packed(tmp_path / "set", train=9, val=3))
     trainer = start(tiny(data=tmp_path / "set"), data, tmp_path / "run")
-    assert trainer.run(tmp_path / "run")
-    subject = Subject(tmp_path / "run" / "checkpoint.pt", data, tmp_path / "run" / "eval", torch.device("cpu"))
-    text = make_report(subject, tmp_path / "run", tmp_path / "out").read_text()
+    assert train(trainer, tmp_path / "run")
+    candidate = Candidate(tmp_path / "run" / "checkpoint.pt", data, tmp_path / "run" / "eval", torch.device("cpu"))
+    text = make_report(candidate, tmp_path / "run", tmp_path / "out").read_text()
     assert len(re.findall(r"<img ", text)) == 4 and "k=5" in text and "k=10" not in text
 
 

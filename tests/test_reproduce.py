@@ -10,8 +10,9 @@ from helpers import packed, tiny
 
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretraining.loop import Pretrainer, resume
+from hiclr_fast.pretraining.loop import Loop
 from hiclr_fast.pretraining.run_folder import load_run_config
+from hiclr_fast.pretraining.start import resume
 from hiclr_fast.reports import reproduce as chain
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.published import published
@@ -95,15 +96,15 @@ def test_a_run_that_goes_on_is_not_finished(tmp_path):
 
 def test_a_stopped_pretraining_goes_on(tmp_path, monkeypatch):
     data, config = open_packed(packed(tmp_path / "set")), tiny(epochs=3, knn_every=0)
-    epoch, seen = Pretrainer._epoch, []
+    epoch, seen = Loop.epoch, []
 
-    def stop_after_one(self, out):
-        seen.append(self.epoch)
-        done = epoch(self, out)
-        self.stop = len(seen) == 1
+    def stop_after_one(self):
+        seen.append(self.trainer.epoch)
+        done = epoch(self)
+        self.trainer.stop = len(seen) == 1
         return done
 
-    monkeypatch.setattr(Pretrainer, "_epoch", stop_after_one)
+    monkeypatch.setattr(Loop, "epoch", stop_after_one)
     assert not pretrain_stage(config, data, tmp_path / "run") and not (tmp_path / "run" / "encoder.safetensors").exists()
     assert pretrain_stage(config, data, tmp_path / "run") and (tmp_path / "run" / "encoder.safetensors").is_file()
     assert seen == [1, 2, 2, 3]

@@ -192,7 +192,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "continue with --resume run" in out
-    from hiclr_fast.pretraining.run_folder import load_checkpoint
+    from hiclr_fast.files.tensors import load_checkpoint
 
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert state["epoch"] >= len(metrics.read_text().splitlines())

@@ -7,11 +7,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.models.build import build_encoder
 from hiclr_fast.models.hiclr import HiCLR
-from hiclr_fast.models.load import build_encoder
-from hiclr_fast.pretraining.loop import Pretrainer
 from hiclr_fast.pretraining.profile import profile
 from hiclr_fast.pretraining.step import PHASES, TrainStep
+from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.skeletons import LAYOUTS
 from hiclr_fast.training.optimizer import make_sgd
 from hiclr_fast.views.augment import AugmentConfig

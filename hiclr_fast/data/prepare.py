@@ -1,4 +1,4 @@
-"""The commands of scripts/prepare.py: one dataclass a dataset, its fields are the flags."""
+"""The commands of `hiclr prepare`: one dataclass a dataset, its fields are the flags."""
 
 from dataclasses import dataclass
 from pathlib import Path

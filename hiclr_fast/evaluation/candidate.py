@@ -16,21 +16,11 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features, cached_features, check_finite, extract, raw_features, recalibrate
 from hiclr_fast.evaluation.results import Outcome, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
-from hiclr_fast.models.load import Format, Weights, build_encoder, check_fits, load_weights
-from hiclr_fast.models.stgcn import init_official
-from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.run_folder import environment
+from hiclr_fast.machine import environment
+from hiclr_fast.models.build import build_encoder, initial_encoder
+from hiclr_fast.models.load import Format, Weights, check_fits, load_weights
 
 Origin = Literal["pretrained", "random", "raw"]
-
-
-def initial_encoder(config: PretrainConfig, data: Packed) -> nn.Module:
-    """The encoder as a run with this config begins: same seed, same initialisation."""
-    torch.manual_seed(config.seed)
-    encoder = build_encoder(config, data.layout)
-    if config.init == "official":
-        init_official(encoder)
-    return encoder
 
 
 def train_val(data: Packed) -> tuple[Split, Split]:
@@ -49,7 +39,7 @@ def train_val(data: Packed) -> tuple[Split, Split]:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Candidate:
     """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}."""
 
     checkpoint: Path
@@ -104,12 +94,12 @@ class Subject:
         return both
 
     def encoder(self, **config) -> nn.Module:
-        """A new encoder with the subject's weights. config: settings that replace those of the run (dropout)."""
+        """A new encoder with the candidate's weights. config: settings that replace those of the run (dropout)."""
         if self.origin == "raw":
             raise InputError("raw features have no weights to train; choose pretrained or random")
         base = self.weights.config
         if self.origin == "random":
-            return initial_encoder(replace(base, **config), self.data)
+            return initial_encoder(replace(base, **config), self.data.layout)
         encoder = build_encoder(replace(base, **config), self.data.layout)
         try:
             encoder.load_state_dict(self.weights.encoder.state_dict())
@@ -144,12 +134,12 @@ class Subject:
         self,
         protocol: str,
         settings: Settings,
-        compute: Callable[["Subject", Any, Path, str], Outcome],
+        compute: Callable[["Candidate", Any, Path, str], Outcome],
         *,
         skip_finished: bool = False,
         quiet: bool = False,
     ) -> dict[str, Any]:
-        """Runs compute(subject, settings, folder, key), writes results.json and scores.npz, prints a row.
+        """Runs compute(candidate, settings, folder, key), writes results.json and scores.npz, prints a row.
 
         skip_finished: a finished result of the same checkpoint, data and settings is returned as it is. A result on other
         data, or of another checkpoint beside this one, is not overwritten: InputError.

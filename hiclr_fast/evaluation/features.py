@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +15,13 @@ from tqdm import tqdm
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
-from hiclr_fast.models.load import Encoder, Weights, check_fits
-from hiclr_fast.pretraining.run_folder import CHECKPOINT
+from hiclr_fast.files.atomic import replacing
+from hiclr_fast.models.build import Encoder
+from hiclr_fast.models.load import Weights, check_fits
 from hiclr_fast.skeletons import Layout
+from hiclr_fast.training.precision import exact
 
 BATCH = 256
-
-
-def exact():
-    """float32 means float32: without this, cuDNN's convolutions round their inputs to TF32 (10 bits). No effect on CPU."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 @dataclass(frozen=True)
@@ -115,18 +111,9 @@ def save_features(features: dict[str, Features], path: Path) -> None:
     arrays = {}
     for split, f in features.items():
         arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")  # two evaluations may write the same features
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez(temporary, **arrays)
     except OSError as error:
         raise InputError(f"{path}: features cannot be written ({error}); copy the checkpoint to a writable folder") from None
-
-
-def checkpoint_of(run: Path) -> Path:
-    """The checkpoint of a run folder."""
-    file = Path(run) / CHECKPOINT
-    if not file.is_file():
-        raise InputError(f"{run} holds no {CHECKPOINT}; pretrain first, or give --checkpoint FILE")
-    return file

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.atomic import replacing, write_text
 
 RESULTS, SCORES = "results.json", "scores.npz"
 UNFINISHED = "training.pt"  # state of a training that was stopped; gone when the results are there
@@ -39,20 +39,12 @@ def result_key(facts: dict[str, Any]) -> str:
 def write_results(folder: Path, facts: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
     """Writes scores.npz, then results.json: where the latter is, the result is complete. Returns what it holds."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{SCORES}.tmp.npz"
-    np.savez(temporary, name=outcome.name, label=outcome.label, **outcome.samples)
-    os.replace(temporary, folder / SCORES)
+    with replacing(folder / SCORES) as temporary:
+        np.savez(temporary, name=outcome.name, label=outcome.label, **outcome.samples)
     results = {**facts, "percent": outcome.percent, **outcome.more}
     write_text(folder / RESULTS, json.dumps(results, indent=1, default=str))
     (folder / UNFINISHED).unlink(missing_ok=True)
     return results
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file under a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from hiclr_kernels.attention.reference import joint_scores as attention_referenc
 from hiclr_kernels.graph_conv.rows import row_graph_conv
 from torch import Tensor, nn
 
+from hiclr_fast.models.encoder import PooledEncoder, projector
 from hiclr_fast.models.layers import BatchNorm, Dropout, front_conv, normalised_rows, on_triton, rows_of, working_dtype
 from hiclr_fast.views.strong import Edges, add_attention_edges, drop_edges
 
@@ -113,7 +114,7 @@ class Block(nn.Module):
         return F.leaky_relu(self.dropout(self.down_t(y)) + self.temporal(y), SLOPE)
 
 
-class DSTA(nn.Module):
+class DSTA(PooledEncoder):
     """Encoder and projector.
 
     joints: V, fixed by the learned attention; frames and bodies are free. Forward takes (N, C, T, V, M) and returns the
@@ -141,7 +142,7 @@ class DSTA(nn.Module):
         self.blocks = nn.ModuleList(
             Block(widths[i], widths[i + 1], attention[i], joints, stride, dropout) for i, stride in enumerate(BLOCK_STRIDES)
         )
-        self.projector = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, feature_dim))
+        self.projector = projector(hidden_dim, feature_dim)
 
     def edge_shape(self, rows: int) -> tuple[int, ...]:
         """Shape of the drawn edges of one block: every row drops and adds its own."""
@@ -169,6 +170,3 @@ class DSTA(nn.Module):
                 return block.fused(rows_of(x), edges, bodies)
             x = block(x, edges)
         return x.mean(dim=(2, 3)).view(n, -1, x.shape[1]).mean(dim=1)
-
-    def forward(self, x: Tensor, graphs: Edges | None = None) -> Tensor:
-        return self.projector(self.features(x, graphs))

@@ -1,5 +1,6 @@
-"""Where an encoder comes from: a config, our checkpoints and exports, or official checkpoints."""
+"""An encoder from a file and into one: our checkpoints and exports, and official checkpoints."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +12,19 @@ from torch import Tensor
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz, sha256
+from hiclr_fast.files.settings import as_plain, update
+from hiclr_fast.files.tensors import load_checkpoint, load_tensors, load_weights_file, save_tensors, save_weights
+from hiclr_fast.models.build import Encoder
+from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.official import official_name
 from hiclr_fast.models.skeletonclr import skeletonclr_name
 from hiclr_fast.models.stgcn import STGCN
-from hiclr_fast.pretraining.config import PretrainConfig, update
-from hiclr_fast.pretraining.run_folder import load_checkpoint, load_encoder_file, load_tensors, save_atomic
-from hiclr_fast.skeletons import Layout, adjacency
 
 Format = Literal["hiclr_fast", "official"]
-Encoder = STGCN | DSTA
 OFFICIAL_LAYOUTS = {25: "ntu25", 20: "kinect20"}  # by number of joints; official checkpoints do not name theirs
+CHECKPOINT = "checkpoint.pt"  # in a run folder
 PREFIX = "encoder_q."  # of the query encoder, in our checkpoints and in the official ones
-
-
-def build_encoder(config: PretrainConfig, layout: Layout) -> Encoder:
-    """The encoder of a config, as torch initialises it."""
-    sizes = (3, config.hidden_channels, config.hidden_dim, config.feature_dim, config.dropout)
-    if config.encoder == "dsta":
-        return DSTA(layout.num_joints, *sizes)
-    return STGCN(torch.from_numpy(adjacency(layout, config.graph)), *sizes)
 
 
 def encoder_from_state(
@@ -56,7 +50,7 @@ def encoder_from_state(
     return model, {"encoder": "dsta" if attention is not None else "stgcn", **fields}
 
 
-def load_official(path: Path) -> tuple[Encoder, PretrainConfig]:
+def load_official(path: Path) -> tuple[Encoder, EncoderConfig]:
     """(query encoder, config as far as the weights tell) of a HiCLR, AimCLR or SkeletonCLR checkpoint.
 
     path: .pt (tensors only) or .npz of the same keys.
@@ -73,7 +67,7 @@ def load_official(path: Path) -> tuple[Encoder, PretrainConfig]:
         raise InputError(f"{path} ends in a class head (finetuned or linear evaluation); give the pretrained checkpoint")
     listed = skeletonclr_name("blocks.0.edge_importance") in query
     encoder, fields = encoder_from_state(query, str(path), skeletonclr_name if listed else official_name)
-    return encoder, PretrainConfig(layout=OFFICIAL_LAYOUTS.get(encoder.num_joints), **fields)
+    return encoder, EncoderConfig(layout=OFFICIAL_LAYOUTS.get(encoder.num_joints), **fields)
 
 
 def save_official(encoder: Encoder, frames: int, path: Path) -> None:
@@ -84,10 +78,10 @@ def save_official(encoder: Encoder, frames: int, path: Path) -> None:
             encoding = block.encoding[None].expand(-1, -1, frames, -1)
             state |= {f"graph_layers.{number}.pes.pe": encoding, f"graph_layers.{number}.atts": 0 * block.attention0s.detach()}
             frames = -(-frames // block.temporal[0].stride[0])
-    save_atomic({PREFIX + name: tensor.cpu().contiguous() for name, tensor in state.items()}, path)
+    save_tensors({PREFIX + name: tensor.cpu().contiguous() for name, tensor in state.items()}, path)
 
 
-def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, PretrainConfig]:
+def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, EncoderConfig]:
     """(encoder in eval mode, config with the layout it was trained on) of a checkpoint, an exported encoder, or an
     official checkpoint."""
     path = Path(path)
@@ -97,14 +91,33 @@ def load_encoder(path: Path, fmt: Format = "hiclr_fast") -> tuple[Encoder, Pretr
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a checkpoint.pt or an encoder.safetensors")
     if path.suffix == ".safetensors":
-        state, values = load_encoder_file(path)
+        state, facts = load_weights_file(path)
+        try:
+            values = {**json.loads(facts["config"]), "layout": facts["layout"]}
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: not an encoder exported by hiclr_fast ({error})") from None
     else:
         content = load_checkpoint(path)
         values = {**content["config"], "layout": content.get("layout")}
         state = {name.removeprefix(PREFIX): t for name, t in content["model"].items() if name.startswith(PREFIX)}
-    config = update(PretrainConfig(), values, f"{path} config")
+    known = {name: values[name] for name in EncoderConfig.names() if name in values}  # of a run's settings
+    config = update(EncoderConfig(), known, f"{path} config")
     encoder, _ = encoder_from_state(state, str(path), dropout=config.dropout)
     return encoder.eval(), config
+
+
+def export_encoder(encoder: Encoder, config: EncoderConfig, layout: str, path: Path) -> None:
+    """The query encoder as safetensors; config and layout go into its metadata."""
+    facts = {"config": json.dumps(as_plain(config.of_encoder())), "layout": layout}
+    save_weights(encoder.state_dict(), facts, path)
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The checkpoint of a run folder."""
+    file = Path(run) / CHECKPOINT
+    if not file.is_file():
+        raise InputError(f"{run} holds no {CHECKPOINT}; pretrain first, or give --checkpoint FILE")
+    return file
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,7 @@ class Weights:
 
     path: Path
     encoder: Encoder
-    config: PretrainConfig
+    config: EncoderConfig
     sha256: str
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from hiclr_kernels.augment.reference import Stream, to_stream
 from torch import Tensor, nn
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.models.load import Encoder
-from hiclr_fast.pretraining.config import PretrainConfig, as_plain
+from hiclr_fast.files.atomic import replacing
+from hiclr_fast.files.settings import as_plain
+from hiclr_fast.models.build import Encoder
+from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.skeletons import get_layout
 
 TOLERANCE = 1e-4  # of the largest feature, torch against onnxruntime
@@ -31,7 +32,7 @@ class _Features(nn.Module):
         return self.encoder.features(to_stream(x, self.stream, self.parents))
 
 
-def export_onnx(encoder: Encoder, config: PretrainConfig, path: Path) -> float:
+def export_onnx(encoder: Encoder, config: EncoderConfig, path: Path) -> float:
     """Writes `x` (batch, 3, frames, V, bodies) float32 -> `features` (batch, hidden_dim); batch, frames and bodies are free.
 
     The graph makes the config's stream itself. Config and layout go into the file's metadata. Returns the largest
@@ -52,9 +53,8 @@ def export_onnx(encoder: Encoder, config: PretrainConfig, path: Path) -> float:
         warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
         names = dict(input_names=["x"], output_names=["features"])
         program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=(free,), verbose=False, **names)
-    program.model.metadata_props.update(config=json.dumps(as_plain(config)), layout=layout.name)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    program.model.metadata_props.update(config=json.dumps(as_plain(config.of_encoder())), layout=layout.name)
+    with replacing(path) as temporary:
         program.save(temporary, external_data=False)
         x = torch.randn(5, 3, FRAMES + 7, encoder.num_joints, 1)
         with torch.no_grad():
@@ -63,7 +63,4 @@ def export_onnx(encoder: Encoder, config: PretrainConfig, path: Path) -> float:
         difference = float(np.abs(session.run(None, {"x": x.numpy()})[0] - want).max() / np.abs(want).max())
         if not difference < TOLERANCE:
             raise InputError(f"{path}: onnxruntime differs from torch by {difference:.1e} of the largest feature; not written")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return difference

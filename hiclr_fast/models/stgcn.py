@@ -12,6 +12,7 @@ from hiclr_kernels.batch_norm.parts import After
 from hiclr_kernels.graph_conv.reference import graph_conv
 from torch import Tensor, nn
 
+from hiclr_fast.models.encoder import PooledEncoder, projector
 from hiclr_fast.models.layers import BatchNorm, Dropout, after, distinct_bodies, new_seeds, on_triton, rows_of, working_dtype
 
 TEMPORAL_KERNEL = 9
@@ -75,7 +76,7 @@ class Block(nn.Module):
         return kernel.stgcn_block(x, rows, adjacency, blocks, plan)
 
 
-class STGCN(nn.Module):
+class STGCN(PooledEncoder):
     """Encoder and projector.
 
     adjacency: (K, V, V). Forward takes (N, C, T, V, M) and returns the projection (N, feature_dim), not normalised;
@@ -100,7 +101,7 @@ class STGCN(nn.Module):
             Block(widths[i], widths[i + 1], subsets, joints, stride, dropout if i else 0.0, residual=i > 0)
             for i, stride in enumerate(BLOCK_STRIDES)
         )
-        self.projector = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, feature_dim))
+        self.projector = projector(hidden_dim, feature_dim)
 
     @property
     def num_joints(self) -> int:
@@ -135,9 +136,6 @@ class STGCN(nn.Module):
             rows = block(rows, self.A if graphs is None else graphs[number])
         rows = rows.mean(dim=(2, 3))
         return (rows if where is None else rows[where]).view(n, bodies, -1).mean(dim=1)
-
-    def forward(self, x: Tensor, graphs: Tensor | None = None) -> Tensor:
-        return self.projector(self.features(x, graphs))
 
     def forward_with_key(self, x: Tensor, key: "STGCN", key_x: Tensor) -> tuple[Tensor, Tensor]:
         """Projections of x, by this encoder, and of key_x, by that one and without gradient: in training, in the same launches.

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.protocols.ensemble import STREAMS
-from hiclr_fast.pretraining.config import PretrainConfig, update
+from hiclr_fast.files.settings import update
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.skeletons import STREAMS
 
 SMALL: dict[str, Any] = dict(
     init="torch",
@@ -35,6 +36,8 @@ DATASETS: dict[str, dict[str, Any]] = {
     "pku1": NTU,
     "pku2": NTU | dict(epochs=600, drops=[500], mining_epoch=300),
     "ucla": SMALL | dict(layout="kinect20", frames=50),
+    # the built-in actors: a first run of minutes on two CPU cores
+    "synthetic": SMALL | NTU | dict(lr=0.01, warmup_epochs=2, epochs=12, mining_epoch=12, knn_every=4),
     # 115 to 134 training sequences: a queue below that, small batches for more steps; 1-NN did not grow after 20 epochs
     "irds": SMALL | dict(layout="ntu25", frames=50, queue_size=96, batch_size=8, lr=0.05, epochs=20, mining_epoch=20),
 }

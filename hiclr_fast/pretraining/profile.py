@@ -10,8 +10,8 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from hiclr_fast.pretraining.loop import Pretrainer
 from hiclr_fast.pretraining.step import PHASES
+from hiclr_fast.pretraining.trainer import Pretrainer
 
 PROBE = {"cpu": 1 << 24, "cuda": 1 << 29}  # float32 values of the copy that measures the memory's rate: far beyond any cache
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrix product that measures the arithmetic's rate

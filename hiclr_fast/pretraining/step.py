@@ -4,7 +4,6 @@ All it changes lies in tensors with fixed addresses, so that the same step can b
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.optimizer import make_sgd
+from hiclr_fast.training.precision import autocast
 from hiclr_fast.views.augment import make_views
 from hiclr_fast.views.strong import draw_graphs
 
@@ -54,9 +54,7 @@ class TrainStep:
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
 
     def autocast(self):
-        if not self.config.amp:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.float16 if self.config.amp_dtype == "fp16" else torch.bfloat16)
+        return autocast(self.device, self.config.amp, torch.float16 if self.config.amp_dtype == "fp16" else torch.bfloat16)
 
     def __call__(self, batch: Batch, mining: bool) -> None:
         c, model = self.config, self.model
@@ -114,25 +112,3 @@ class TrainStep:
         """(B + 4,) float32: `sums`, then the largest magnitude of any weight (NaN when one is not a number)."""
         weights = torch.stack(torch._foreach_norm(list(self.model.parameters()), float("inf")))
         return torch.cat([self.sums, weights.max()[None]])
-
-
-class Readback:
-    """Numbers from the device without waiting for it: `swap` hands in new ones and returns those handed in before, which
-    have arrived by now. On CPU they are the same ones."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.waiting = device, None
-
-    def swap(self, numbers: Tensor, step: int) -> tuple[list[float], int] | None:
-        """numbers: (n,); step: kept beside them. None at the first call on CUDA."""
-        if self.device.type != "cuda":
-            return numbers.tolist(), step
-        host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-        host.copy_(numbers, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        before, self.waiting = self.waiting, (host, arrived, step)
-        if before is None:
-            return None
-        before[1].synchronize()  # n steps old: it has passed, unless the device is that far behind
-        return before[0].tolist(), before[2]

@@ -1,18 +1,14 @@
-"""The figures of a run's report: curves, confusion matrix, per-class accuracy, t-SNE. Matplotlib without pyplot."""
+"""The figures of a run's report: curves, confusion matrix, per-class accuracy, t-SNE."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from hiclr_fast.drawing import new_figure
+
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#666666"
 LONGEST = 28  # characters of a class name that are drawn
-
-
-def _figure(width: float, height: float):
-    from matplotlib.figure import Figure  # of the report extra
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _plain(texts) -> None:
@@ -31,7 +27,7 @@ def _bare(axes) -> None:
 
 def curves(metrics: Sequence[dict], path: Path) -> None:
     """Loss of every epoch, and the 1-NN accuracy where it was measured. metrics: the lines of metrics.jsonl."""
-    figure = _figure(9, 3.2)
+    figure = new_figure(9, 3.2)
     left, right = figure.subplots(1, 2)
     epochs = [line["epoch"] for line in metrics]
     left.plot(epochs, [line["loss"] for line in metrics], color=BLUE, lw=1.6, label="total")
@@ -56,7 +52,7 @@ def confusion(label: np.ndarray, guess: np.ndarray, classes: Sequence[str], path
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
     few = len(classes) <= 20
     size = max(5.0, min(14.0, 0.55 * len(classes)))
-    figure = _figure(size + 2, size)
+    figure = new_figure(size + 2, size)
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if few:
@@ -82,7 +78,7 @@ def per_class(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
     tested = np.flatnonzero(total)
     accuracy = 100 * np.diag(counts)[tested] / total[tested]
     order = np.argsort(accuracy, kind="stable")
-    figure = _figure(8, max(2.0, 0.27 * len(tested) + 0.8))
+    figure = new_figure(8, max(2.0, 0.27 * len(tested) + 0.8))
     axes = figure.subplots()
     axes.barh(range(len(tested)), accuracy[order], color=BLUE, height=0.7)
     axes.set_yticks(range(len(tested)), [_short(classes[c]) for c in tested[order]], fontsize=8)
@@ -106,7 +102,7 @@ def embedding(feature: np.ndarray, label: np.ndarray, classes: Sequence[str], pa
     rows = np.sort(np.random.default_rng(0).permutation(len(label))[:most])
     perplexity = min(30.0, max(2.0, (len(rows) - 1) / 3))
     points = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(feature[rows])
-    figure = _figure(9.5, 6)
+    figure = new_figure(9.5, 6)
     axes = figure.subplots()
     shown = np.unique(label[rows])
     colours = colormaps["tab10"].colors if len(shown) <= 10 else colormaps["turbo"](np.linspace(0.02, 0.98, len(shown)))

@@ -9,12 +9,12 @@ from hiclr_fast.data.packed.dataset import Packed, open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import train_val
 from hiclr_fast.evaluation.protocols.cluster import need_scikit_learn
-from hiclr_fast.evaluation.protocols.ensemble import STREAMS
-from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig
 from hiclr_fast.evaluation.protocols.linear import EPOCHS, LinearConfig
 from hiclr_fast.evaluation.protocols.semi import SemiConfig
+from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.machine import pick_device
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import pick_device
+from hiclr_fast.skeletons import STREAMS
 
 PROTOCOLS = ("knn", "linear", "retrieval", "cluster", "semi", "finetune", "transfer")
 

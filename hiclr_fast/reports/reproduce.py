@@ -11,23 +11,28 @@ from pathlib import Path
 
 from hiclr_fast.data.packed.dataset import Packed, open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.candidate import Origin, Subject
-from hiclr_fast.evaluation.features import checkpoint_of
+from hiclr_fast.evaluation.candidate import Candidate, Origin
 from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
-from hiclr_fast.evaluation.protocols.ensemble import STREAMS, WEIGHTS, ensemble
-from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, finetune
+from hiclr_fast.evaluation.protocols.ensemble import WEIGHTS, ensemble
+from hiclr_fast.evaluation.protocols.finetune import finetune
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi, semi_name
 from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
-from hiclr_fast.evaluation.results import write_text
+from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.files.atomic import write_text
+from hiclr_fast.machine import environment
+from hiclr_fast.models.load import CHECKPOINT, checkpoint_of
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import MAY_CHANGE, finish, resume, start
-from hiclr_fast.pretraining.run_folder import CHECKPOINT, ENCODER, environment, load_run_config
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.run_folder import ENCODER, load_run_config
+from hiclr_fast.pretraining.start import finish, resume, start
+from hiclr_fast.pretraining.trainer import MAY_CHANGE
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.published import published
 from hiclr_fast.reports.tables import Measured, as_json, markdown
+from hiclr_fast.skeletons import STREAMS
 
 
 def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
@@ -52,51 +57,51 @@ def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
     else:
         trainer = start(replace(config, out=out, data=data.path), data, out)
     print(f"pretraining {out}, epochs {trainer.epoch} to {trainer.config.epochs}", flush=True)
-    if not trainer.run(out):
+    if not train(trainer, out):
         return False
     finish(trainer, out)
     return True
 
 
-def _knn(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
-    train, _ = subject.splits()
-    found = subject.evaluate("knn", KnnConfig(usual_ks(len(train))), knn, skip_finished=True)
+def _knn(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
+    train, _ = candidate.splits()
+    found = candidate.evaluate("knn", KnnConfig(usual_ks(len(train))), knn, skip_finished=True)
     return {f"k-NN, {name}": value for name, value in found["percent"].items()}
 
 
-def _linear(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+def _linear(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     config = LinearConfig(epochs=plan.linear_epochs, seed=seed)
-    return {"linear": subject.evaluate("linear", config, linear_protocol, skip_finished=True)["percent"]["top1"]}
+    return {"linear": candidate.evaluate("linear", config, linear_protocol, skip_finished=True)["percent"]["top1"]}
 
 
-def _retrieval(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
-    return {"retrieval, mAP": subject.evaluate("retrieval", RetrievalConfig(), retrieval, skip_finished=True)["percent"]["mAP"]}
+def _retrieval(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
+    return {"retrieval, mAP": candidate.evaluate("retrieval", RetrievalConfig(), retrieval, skip_finished=True)["percent"]["mAP"]}
 
 
-def _cluster(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
-    found = subject.evaluate("cluster", ClusterConfig(seed=seed), cluster, skip_finished=True)
+def _cluster(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
+    found = candidate.evaluate("cluster", ClusterConfig(seed=seed), cluster, skip_finished=True)
     return {f"k-means, {name}": value for name, value in found["percent"].items()}
 
 
-def _semi(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+def _semi(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     config = replace(plan.semi_settings(100).training, seed=seed)
-    found = run_semi(subject, plan.semi_percent, plan.semi_repeats, config, skip_finished=True)
+    found = run_semi(candidate, plan.semi_percent, plan.semi_repeats, config, skip_finished=True)
     return {f"semi, {p:g} %": result["percent"]["top1"] for p, result in zip(plan.semi_percent, found, strict=True)}
 
 
-def _finetune(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+def _finetune(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     config = replace(plan.training, epochs=plan.finetune_epochs, seed=seed)
-    name = "supervised" if subject.origin == "random" else "finetune"
-    return {"finetune": subject.evaluate(name, config, finetune, skip_finished=True)["percent"]["top1"]}
+    name = "supervised" if candidate.origin == "random" else "finetune"
+    return {"finetune": candidate.evaluate(name, config, finetune, skip_finished=True)["percent"]["top1"]}
 
 
-def _transfer(plan: Plan, subject: Subject, seed: int) -> dict[str, float]:
+def _transfer(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     if plan.transfer_to is None:
         return {}
     target = open_packed(plan.transfer_to)
     head = LinearConfig(epochs=plan.linear_epochs, seed=seed)
     config = replace(plan.training, epochs=plan.finetune_epochs, seed=seed)
-    found = run_transfer(moved(subject, target), head, config, skip_finished=True)
+    found = run_transfer(moved(candidate, target), head, config, skip_finished=True)
     return {f"transfer to {target.path.name}, {name}": result["percent"]["top1"] for name, result in found.items()}
 
 
@@ -124,11 +129,11 @@ def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[s
     """{(kind, row of the table): percent} of one run: all protocols, all kinds of features."""
     found: dict[tuple[str, str], float] = {}
     for kind, (origin, recalibrate) in KINDS.items():
-        subject = Subject(checkpoint_of(run), data, run / "eval", plan.device, origin=origin, recalibrate=recalibrate)
+        candidate = Candidate(checkpoint_of(run), data, run / "eval", plan.device, origin=origin, recalibrate=recalibrate)
         for protocol in plan.protocols:
             stage, kinds = STAGES[protocol]
             if kind in kinds:
-                found |= {(kind, row): percent for row, percent in stage(plan, subject, seed).items()}
+                found |= {(kind, row): percent for row, percent in stage(plan, candidate, seed).items()}
     return found
 
 
@@ -199,7 +204,7 @@ def reproduce(plan: Plan) -> bool:
                 for (origin, row, weights), percent in fuse_streams(plan, folder, seed).items():
                     measured.add(origin, row, weights, seed, percent)
     any_run = run_folder(folders[0], plan.streams[0], plan.seeds[0])
-    kind = Subject(checkpoint_of(any_run), sets[0], any_run, plan.device).kind
+    kind = Candidate(checkpoint_of(any_run), sets[0], any_run, plan.device).kind
     known, head = published(plan.dataset, plan.split), caption(plan, sets, folders, kind)
     table = markdown(measured, known, kind, head)
     write_text(plan.out / "table.md", table)

@@ -10,15 +10,16 @@ import torch
 from hiclr_kernels.augment.reference import to_stream
 from jinja2 import Environment
 
+from hiclr_fast.drawing import Picture, animation
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.candidate import Subject
+from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.evaluation.results import RESULTS, read_results, read_scores, write_text
-from hiclr_fast.pretraining.config import as_plain
+from hiclr_fast.evaluation.results import RESULTS, read_results, read_scores
+from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.settings import as_plain
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.figures import confusion, curves, embedding, per_class
-from hiclr_fast.views.pictures import Picture, animation
 
 FEWEST = 4  # samples that t-SNE can lay out
 ANIMATED = 4  # classes of which one sample moves
@@ -39,17 +40,17 @@ def read_metrics(run: Path) -> list[dict]:
     return lines
 
 
-def moving(subject: Subject, scores: np.ndarray, path: Path) -> None:
+def moving(candidate: Candidate, scores: np.ndarray, path: Path) -> None:
     """GIF of one validation sample of each of the first classes, with what the linear classifier says."""
-    val, classes = subject.data["val"], subject.data.classes
+    val, classes = candidate.data["val"], candidate.data.classes
     rows = [int(np.flatnonzero(val.label == c)[0]) for c in np.unique(val.label)[:ANIMATED]]
-    x = to_stream(torch.from_numpy(val.x[rows]), "joint", subject.data.layout.parents).numpy()
+    x = to_stream(torch.from_numpy(val.x[rows]), "joint", candidate.data.layout.parents).numpy()
     still = np.zeros(x.shape[2:4], bool)
     found = []
     for row, sample in zip(rows, x, strict=True):
         guess = classes[int(scores[row].argmax())]
         found.append(Picture(_wrapped(classes[val.label[row]]), f"predicted:\n{_wrapped(guess)}", sample, still))
-    animation(found, subject.data.layout.bones, path)
+    animation(found, candidate.data.layout.bones, path)
 
 
 def _wrapped(name: str) -> str:
@@ -68,24 +69,24 @@ def all_results(folder: Path, checkpoint: str) -> list[dict]:
     return found
 
 
-def make_report(subject: Subject, run: Path, out: Path) -> Path:
+def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
     """Writes out/report.html and its pictures; k-NN and linear are evaluated when they have not been. Returns the path.
 
-    subject: the run's pretrained encoder on its data.
+    candidate: the run's pretrained encoder on its data.
     """
     metrics, config = read_metrics(run), load_run_config(run)
-    ks = KnnConfig(usual_ks(len(subject.splits()[0])))
-    near = subject.finished("knn") or subject.evaluate("knn", ks, knn, quiet=True)
-    linear = subject.finished("linear") or subject.evaluate("linear", LinearConfig(), linear_protocol, quiet=True)
-    scores = read_scores(subject.folder / subject.name_of("linear"))
-    classes = subject.data.classes
+    ks = KnnConfig(usual_ks(len(candidate.splits()[0])))
+    near = candidate.finished("knn") or candidate.evaluate("knn", ks, knn, quiet=True)
+    linear = candidate.finished("linear") or candidate.evaluate("linear", LinearConfig(), linear_protocol, quiet=True)
+    scores = read_scores(candidate.folder / candidate.name_of("linear"))
+    classes = candidate.data.classes
     out.mkdir(parents=True, exist_ok=True)
     curves(metrics, out / "curves.png")
     counts = confusion(scores["label"], scores["scores"].argmax(1), classes, out / "confusion.png")
     per_class(counts, classes, out / "per_class.png")
-    _, val = subject.features
+    _, val = candidate.features
     drawn = embedding(val.feature, val.label, classes, out / "tsne.png") if len(val.label) >= FEWEST else 0
-    moving(subject, scores["scores"], out / "skeletons.gif")
+    moving(candidate, scores["scores"], out / "skeletons.gif")
     pictures = [
         ("curves.png", "Pretraining", "Loss and its InfoNCE part, and 1-NN accuracy along the way."),
         ("confusion.png", "Confusion matrix", "Linear protocol, last epoch, validation samples; numbers are counts."),
@@ -112,12 +113,12 @@ def make_report(subject: Subject, run: Path, out: Path) -> Path:
     environment = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
     text = page.render(
         run=run.name,
-        data=f"{subject.data.path.name}: {len(subject.data['train'])} training, {len(val.label)} validation samples, "
-        f"{len(classes)} classes, layout {subject.data.layout.name}",
-        stream=subject.stream,
+        data=f"{candidate.data.path.name}: {len(candidate.data['train'])} training, {len(val.label)} validation samples, "
+        f"{len(classes)} classes, layout {candidate.data.layout.name}",
+        stream=candidate.stream,
         headline=headline,
         pictures=inlined,
-        results=all_results(subject.folder, subject.weights.sha256),
+        results=all_results(candidate.folder, candidate.weights.sha256),
         config=as_plain(config),
         environment=environment,
     )

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hiclr_fast.evaluation.metrics import mean_spread
-from hiclr_fast.evaluation.protocols.ensemble import STREAMS, WEIGHTS
+from hiclr_fast.evaluation.protocols.ensemble import WEIGHTS
 from hiclr_fast.reports.published import Published
+from hiclr_fast.skeletons import STREAMS
 
 ORIGINS = {
     "pretrained": "HiCLR",

@@ -1,4 +1,4 @@
-"""Eight and 64 bytes of text at a time: loads without bounds checks, byte search, and digits -> number, for `numbers`."""
+"""Eight and 64 bytes of text at a time: loads without bounds checks, byte search, and digits -> number, for `parse_numbers`."""
 
 import numpy as np
 from hiclr_kernels.jit import compiled

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split, chunks, open_packed
-from hiclr_fast.errors import InputError
+from hiclr_fast.drawing import Picture, contact_sheet
 
 PICTURED = 20  # classes on the picture at most
 
@@ -104,10 +104,6 @@ def check_dataset(folder: Path, picture: Path | None = None) -> int:
 
 def draw_classes(data: Packed, path: Path) -> None:
     """PNG: the first training sample of every class (of PICTURED classes, evenly spaced, where there are more)."""
-    try:
-        from hiclr_fast.views.pictures import Picture, contact_sheet  # matplotlib, of the report extra
-    except ImportError as error:
-        raise InputError(f"{path}: pictures need matplotlib ({error}); pip install 'hiclr_fast[report]'") from None
     split = next(iter(data.splits.values()))
     present = np.unique(split.label)
     chosen = present[np.unique(np.linspace(0, len(present) - 1, min(PICTURED, len(present))).round().astype(int))]

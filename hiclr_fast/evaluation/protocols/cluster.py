@@ -43,17 +43,17 @@ def matched(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     return assigned[cluster]
 
 
-def cluster(subject, settings: ClusterConfig, folder: Path, key: str) -> Outcome:
+def cluster(candidate, settings: ClusterConfig, folder: Path, key: str) -> Outcome:
     """NMI, ARI and matched accuracy, in percent."""
     need_scikit_learn()
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
     from sklearn.preprocessing import normalize
 
-    _, val = subject.features
+    _, val = candidate.features
     count = len(np.unique(val.label))
     if count < 2:
-        raise InputError(f"{subject.data.path}: all validation samples are of one class, so clusters cannot be judged")
+        raise InputError(f"{candidate.data.path}: all validation samples are of one class, so clusters cannot be judged")
     means = KMeans(count, n_init=settings.starts, random_state=settings.seed).fit(normalize(val.feature))
     guess = matched(val.label, means.labels_)
     percent = {

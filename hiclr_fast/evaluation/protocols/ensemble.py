@@ -14,9 +14,9 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores, result_key, write_results
 from hiclr_fast.files.archives import sha256
+from hiclr_fast.skeletons import STREAMS
 
 WEIGHTS = {"equal": (0.5, 0.5, 0.5), "less-motion": (0.6, 0.6, 0.4)}
-STREAMS = ("joint", "bone", "motion")
 
 
 def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:

@@ -61,9 +61,9 @@ def knn_scores(
     return {k: torch.cat(part).numpy() for k, part in parts.items()}
 
 
-def knn(subject, settings: KnnConfig, folder: Path, key: str) -> Outcome:
+def knn(candidate, settings: KnnConfig, folder: Path, key: str) -> Outcome:
     """Top-1 for every k, by majority and by weighted vote; `scores` are the votes of the first k, `weighted` of the last."""
-    train, val = subject.features
+    train, val = candidate.features
     majority = knn_scores(train, val, settings.k)
     weighted = knn_scores(train, val, settings.k, settings.temperature)
     percent = {f"k={k}": topk_accuracy(votes, val.label, 1) for k, votes in majority.items()}

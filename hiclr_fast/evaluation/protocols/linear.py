@@ -93,10 +93,10 @@ def official_head(width: int, classes: int, generator: torch.Generator) -> nn.Li
     return head
 
 
-def linear_protocol(subject, settings: LinearConfig, folder: Path, key: str) -> Outcome:
-    """The linear protocol on a `Subject`."""
-    train, val = subject.features
-    found = linear(train, val, settings, subject.device)
+def linear_protocol(candidate, settings: LinearConfig, folder: Path, key: str) -> Outcome:
+    """The linear protocol on a `Candidate`."""
+    train, val = candidate.features
+    found = linear(train, val, settings, candidate.device)
     percent = {"top1": found.top1, "top5": found.top5, "best_on_test_top1": found.best_on_test_top1}
     more = {"headline": "last epoch", "schedule": asdict(settings), "best_on_test_epoch": found.best_on_test_epoch}
     return Outcome(percent, val.name, val.label, {"scores": found.scores}, more)

@@ -43,15 +43,15 @@ def rank(train: Features, val: Features, listed: int) -> tuple[np.ndarray, np.nd
     return tuple(torch.cat(parts).numpy() for parts in zip(*found, strict=True))
 
 
-def retrieval(subject, settings: RetrievalConfig, folder: Path, key: str) -> Outcome:
+def retrieval(candidate, settings: RetrievalConfig, folder: Path, key: str) -> Outcome:
     """mAP, and the share of the right class among the first and the listed neighbours; neighbours.csv lists them."""
-    train, val = subject.features
+    train, val = candidate.features
     precision, order, similarity = rank(train, val, settings.listed)
     hit = train.label[order] == val.label[:, None]
     percent = {"mAP": 100 * float(precision.mean()), "P@1": 100 * float(hit[:, 0].mean())}
     percent[f"P@{settings.listed}"] = 100 * float(hit.mean())
     folder.mkdir(parents=True, exist_ok=True)
-    temporary, classes = folder / ".neighbours.tmp", subject.data.classes
+    temporary, classes = folder / ".neighbours.tmp", candidate.data.classes
     with open(temporary, "w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["query", "query class", "place", "neighbour", "neighbour class", "cosine"])

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from hiclr_fast.evaluation.metrics import mean_spread
-from hiclr_fast.evaluation.protocols.finetune import FinetuneConfig, official, train_subject
+from hiclr_fast.evaluation.protocols.finetune import train_candidate
 from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores
+from hiclr_fast.evaluation.schedule import FinetuneConfig, official
 from hiclr_fast.evaluation.settings import Settings, require
 
 
@@ -50,15 +51,15 @@ def draw_subset(label: np.ndarray, percent: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _repeat(subject, settings: RepeatConfig, folder: Path, key: str) -> Outcome:
-    train, _ = subject.splits()
+def _repeat(candidate, settings: RepeatConfig, folder: Path, key: str) -> Outcome:
+    train, _ = candidate.splits()
     rows = draw_subset(train.label, settings.percent, settings.subset_seed)
-    outcome = train_subject(subject, settings.training, rows, folder, key)
+    outcome = train_candidate(candidate, settings.training, rows, folder, key)
     outcome.more["subset"] = train.name[rows].tolist()
     return outcome
 
 
-def semi(subject, settings: SemiConfig, folder: Path, key: str) -> Outcome:
+def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     """Mean and spread over the repeats; every repeat has its own folder with its scores and its sample names."""
     name = semi_name(settings.percent)
     complete = (read_results(folder) or {}).get("key") == key  # then this call is a new one, not the rest of a stopped one
@@ -66,7 +67,7 @@ def semi(subject, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     for r in range(settings.repeats):
         training = replace(settings.training, seed=settings.training.seed + r)
         one = RepeatConfig(settings.percent, r, training)
-        found.append(subject.evaluate(f"{name}/repeat{r}", one, _repeat, skip_finished=not complete, quiet=True))
+        found.append(candidate.evaluate(f"{name}/repeat{r}", one, _repeat, skip_finished=not complete, quiet=True))
     tops = [result["percent"]["top1"] for result in found]
     mean, spread = mean_spread(tops)
     first = read_scores(folder / "repeat0")
@@ -85,16 +86,16 @@ def semi_name(percent: float) -> str:
     return f"semi_{percent:g}"
 
 
-def run_semi(subject, percents: tuple[float, ...], repeats: int, training: FinetuneConfig, skip_finished=False) -> list[dict]:
+def run_semi(candidate, percents: tuple[float, ...], repeats: int, training: FinetuneConfig, skip_finished=False) -> list[dict]:
     """Every percentage, all of which are checked first; prints mean and spread."""
     for percent in percents:
-        SemiConfig(percent, repeats, training).official(subject.kind).check()
+        SemiConfig(percent, repeats, training).official(candidate.kind).check()
     found = []
     for percent in percents:
         settings = SemiConfig(percent, repeats, training)
-        found.append(subject.evaluate(semi_name(percent), settings, semi, skip_finished=skip_finished, quiet=True))
+        found.append(candidate.evaluate(semi_name(percent), settings, semi, skip_finished=skip_finished, quiet=True))
         spread = found[-1]["top1_spread"]
-        setting = f"{subject.stream}, {subject.origin}, {found[-1]['labelled_samples']} labels, n = {repeats}"
+        setting = f"{candidate.stream}, {candidate.origin}, {found[-1]['labelled_samples']} labels, n = {repeats}"
         known = {} if spread is None else {"spread": spread}
         print_row(f"semi {percent:g} %", setting, {"top1": found[-1]["percent"]["top1"], **known})
     return found

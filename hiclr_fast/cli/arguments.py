@@ -1,4 +1,4 @@
-"""What the scripts share in reading their command lines."""
+"""Flags with several values, separated by commas or spaces."""
 
 from typing import Annotated
 

@@ -1,0 +1,117 @@
+"""Pretrains HiCLR.
+
+With no --data, --config, --preset or --resume: a small synthetic dataset (made in data/synthetic) and its preset.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from hiclr_fast.data.formats.synthetic import pack_synthetic
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.preprocess import Preprocess
+from hiclr_fast.distributed import Ranks, join, leave
+from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.features import raw_features
+from hiclr_fast.machine import pick_device
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.monitor import knn_accuracy, knn_monitor
+from hiclr_fast.pretraining.presets import preset
+from hiclr_fast.pretraining.profile import profile
+from hiclr_fast.pretraining.run_folder import free_name, load_run_config
+from hiclr_fast.pretraining.start import finish, resume, start
+from hiclr_fast.pretraining.trainer import Pretrainer
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the settings start from; every other flag goes on top."""
+
+    config: Path | None = None
+    """YAML of a run, see configs/."""
+    preset: str | None = None
+    """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/pretraining/presets.py holds the table."""
+    resume: Path | None = None
+    """Run folder to continue, in place."""
+    profile: int = 0
+    """Instead of training: time this many steps, print where the time goes, write a Chrome trace under runs/."""
+
+
+@dataclass(frozen=True)
+class Args:
+    source: tyro.conf.OmitArgPrefixes[Source]
+    run: tyro.conf.OmitArgPrefixes[PretrainConfig]
+
+
+def base_config(argv: list[str]) -> tuple[Source, PretrainConfig]:
+    """The settings below the flags: the resumed run's, the YAML's, the named or the synthetic preset's, or the defaults."""
+    source, rest = tyro.cli(Source, args=argv, return_unknown_args=True, add_help=False)
+    if source.resume:
+        return source, replace(load_run_config(source.resume), out=source.resume)
+    if source.config and source.preset:
+        raise InputError("give either --config or --preset")
+    if source.config:
+        return source, load_yaml(source.config)
+    if source.preset:
+        return source, preset(source.preset)
+    if not any(arg.split("=")[0] == "--data" for arg in rest):
+        return source, preset("synthetic/joint/stgcn")
+    return source, PretrainConfig()
+
+
+def compare(trainer: Pretrainer) -> None:
+    """One line: 1-NN accuracy of raw coordinates, of the encoder before training, and of the pretrained one."""
+    data, config = trainer.data, trainer.config
+    raw = knn_accuracy(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
+    fresh = Pretrainer(config, data)
+    before, after = (knn_monitor(t.model.encoder_q, data, config.stream, t.device) for t in (fresh, trainer))
+    print(
+        f"1-NN accuracy (cosine) on {len(data['val'])} validation samples: "
+        f"random-init encoder {before:.1f} %, pretrained encoder {after:.1f} %, raw features {raw:.1f} %"
+    )
+
+
+def main() -> int:
+    source, base = base_config(sys.argv[1:])
+    config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
+    ranks = join(pick_device(config.device))
+    try:
+        return pretrain(source, config, ranks)
+    finally:
+        leave()
+
+
+def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
+    data_dir = config.data
+    if data_dir is None:
+        data_dir = Path("data/synthetic")
+    if data_dir == Path("data/synthetic"):
+        if not data_dir.exists() and ranks.rank == 0:
+            pack_synthetic(data_dir, Preprocess())
+        ranks.wait()
+    data = open_packed(data_dir)
+    if source.profile:
+        trace = free_name(Path("runs"), "profile") / "trace.json"
+        print(profile(Pretrainer(config, data, ranks), source.profile, trace), f"trace: {trace}", sep="\n")
+        return 0
+    if source.resume:
+        trainer, out = resume(config, data, source.resume, ranks), source.resume
+    else:
+        out = config.out or free_name(Path("runs"), f"{data_dir.name}_{config.stream}_{config.encoder}")
+        trainer = start(replace(config, data=data_dir, out=out), data, out, ranks)
+    say = print if ranks.rank == 0 else lambda _: None
+    where = f"{trainer.device}" if ranks.world == 1 else f"{ranks.world} ranks"
+    say(f"run {out}: {len(data['train'])} samples, {trainer.loader.steps} steps an epoch, on {where}")
+    if not train(trainer, out):
+        say(f"stopped in epoch {trainer.epoch} after step {trainer.step}; continue with --resume {out}")
+        return 0
+    if ranks.rank > 0:
+        return 0
+    finish(trainer, out)
+    if "val" in data.splits:
+        compare(trainer)
+    print(f"evaluate with: python scripts/evaluate.py linear --run {out}")
+    return 0

@@ -1,0 +1,112 @@
+"""From a packed dataset to the paper's table: pretrains three streams, evaluates every protocol, fuses, prints the table.
+
+Run the same command again to continue: whatever is finished is skipped. Runs lie in OUT/{stream}_s{seed}/ (with several
+--data folders, one a fold, in OUT/{fold}/{stream}_s{seed}/); a run with the same settings that is put there is taken.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from hiclr_fast.cli.arguments import Counts, Numbers, Words
+from hiclr_fast.data.formats.synthetic import pack_synthetic
+from hiclr_fast.data.preprocess import Preprocess
+from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
+from hiclr_fast.pretraining.presets import DATASETS, preset
+from hiclr_fast.reports.plan import Plan
+from hiclr_fast.reports.reproduce import reproduce
+from hiclr_fast.skeletons import STREAMS
+
+USUAL = {name: field.default for name, field in Plan.__dataclass_fields__.items()}
+
+
+@dataclass(frozen=True)
+class Args:
+    dataset: str = "ntu60"
+    """Name for the table; with ntu60, ntu120 and pku2 the published numbers are printed beside ours."""
+    split: str = "xsub"
+    data: Words = ()
+    """Packed datasets, one a fold; none: that of the config or preset, data/ntu60_xsub, data/ucla, ..."""
+    encoder: Literal["stgcn", "dsta"] = "stgcn"
+    config: Path | None = None
+    """Pretraining YAML for all streams; none: the presets of {dataset}_{split} (or of {dataset}) and the encoder."""
+    out: Path | None = None
+    """None: runs/{dataset}_{split}_{encoder}."""
+    seeds: Counts = USUAL["seeds"]
+    streams: Words = STREAMS
+    protocols: Words = USUAL["protocols"]
+    epochs: int | None = None
+    """Of pretraining; none: the config's."""
+    linear_epochs: int = USUAL["linear_epochs"]
+    finetune_epochs: int | None = None
+    """None: official."""
+    semi_epochs: int | None = None
+    """None: official."""
+    semi_percent: Numbers = USUAL["semi_percent"]
+    semi_repeats: int = USUAL["semi_repeats"]
+    dropout: float | None = None
+    """Of finetune, semi and transfer; none: official."""
+    batch_size: int | None = None
+    """Of finetune, semi and transfer; none: official (64 or 128: one step an epoch on a hundred samples)."""
+    transfer_to: Path | None = None
+    """Packed dataset for the transfer protocol; none: no transfer."""
+    amp: bool = False
+    """Mixed precision in everything that trains an encoder."""
+    smoke: bool = False
+    """The whole chain on tiny synthetic sets, in minutes on two cores; the numbers mean nothing. Heeds only --encoder, --out."""
+
+
+def smoke_plan(out: Path, encoder: str) -> Plan:
+    """Every stage once: 48 training samples, two pretraining epochs, two seeds."""
+    for name, seed in (("actors", 0), ("others", 1)):
+        if not (out / name).exists():
+            pack_synthetic(out / name, Preprocess(), subjects=3, repeats=2, views=1, seed=seed)
+    sizes = dict(hidden_channels=2, hidden_dim=8, feature_dim=8, queue_size=16, batch_size=8)
+    config = PretrainConfig(encoder=encoder, **sizes, epochs=2, lr=0.01, init="torch", knn_every=0)
+    return Plan(
+        "synthetic",
+        "smoke",
+        (out / "actors",),
+        out / "runs",
+        dict.fromkeys(STREAMS, config),
+        seeds=(0, 1),
+        linear_epochs=2,
+        finetune_epochs=2,
+        semi_epochs=1,
+        semi_percent=(1, 20),
+        semi_repeats=2,
+        transfer_to=out / "others",
+    )
+
+
+def pretraining(args: Args) -> dict[str, PretrainConfig]:
+    """The config of every stream."""
+    name = f"{args.dataset}_{args.split}"
+    name = name if name in DATASETS else args.dataset
+    found = {}
+    for stream in args.streams:
+        config = load_yaml(args.config) if args.config else preset(f"{name}/{stream}/{args.encoder}")
+        found[stream] = replace(config, amp=config.amp or args.amp, epochs=args.epochs or config.epochs)
+    return found
+
+
+def plan_of(args: Args) -> Plan:
+    name = f"{args.dataset}_{args.split}"
+    if args.smoke:
+        return smoke_plan(args.out or Path("runs/smoke"), args.encoder)
+    configs = pretraining(args)
+    data = tuple(map(Path, args.data)) or (next(iter(configs.values())).data or Path("data") / name,)
+    same = {field: getattr(args, field) for field in ("protocols", "semi_percent", "semi_repeats", "transfer_to")}
+    same |= {field: getattr(args, field) for field in ("linear_epochs", "finetune_epochs", "semi_epochs")}
+    training = FinetuneConfig(dropout=args.dropout, batch_size=args.batch_size, amp=args.amp)
+    out = args.out or Path("runs") / f"{name}_{args.encoder}"
+    return Plan(args.dataset, args.split, data, out, configs, seeds=args.seeds, training=training, **same)
+
+
+def main() -> None:
+    plan = plan_of(tyro.cli(Args, description=__doc__))
+    if not reproduce(plan):
+        print("stopped; run the same command again to continue")

@@ -1,0 +1,40 @@
+"""What a person watches while it trains: nearest neighbours on the validation split, and whether training has collapsed."""
+
+import math
+
+import torch
+from hiclr_kernels.augment.reference import Stream
+from tqdm import tqdm
+
+from hiclr_fast.data.packed.dataset import Packed
+from hiclr_fast.evaluation.features import Features, extract
+from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.protocols.knn import knn_scores
+from hiclr_fast.models.build import Encoder
+from hiclr_fast.pretraining.config import PretrainConfig
+
+COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
+
+
+def knn_accuracy(train: Features, val: Features) -> float:
+    """1-NN cosine accuracy in percent."""
+    return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
+
+
+def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.device) -> float:
+    """1-NN cosine accuracy in percent on the validation split. Leaves the encoder in training mode."""
+    train, val = (extract(encoder, data[split], data.layout, stream, device) for split in ("train", "val"))
+    encoder.train()
+    return knn_accuracy(train, val)
+
+
+def tell(epoch: int, values: dict[str, float], config: PretrainConfig) -> None:
+    """One line for a finished epoch, and a warning when training has collapsed."""
+    shown = f"epoch {epoch}: loss {values['loss']:.3f}, {values['samples_per_s']:.0f} samples/s"
+    tqdm.write(shown + (f", 1-NN {values['knn1']:.1f} %" if "knn1" in values else ""))
+    limit = sum(config.weights) * math.log(config.queue_size + 1)
+    if values["loss"] > COLLAPSED * limit and epoch > max(1, config.warmup_epochs):
+        tqdm.write(
+            f"warning: training has collapsed: the loss {values['loss']:.3f} is that of identical features "
+            f"({limit:.3f}). Lower --lr, use --init torch, or a longer --warmup-epochs"
+        )
