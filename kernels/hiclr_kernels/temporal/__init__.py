@@ -16,8 +16,9 @@ from hiclr_kernels.backend import choose_backend
 from hiclr_kernels.temporal import reference
 from hiclr_kernels.temporal.reference import Fold, Gradients, check_temporal
 from hiclr_kernels.temporal.tiles import covers
+from hiclr_kernels.temporal.traffic import traffic
 
-__all__ = ["Fold", "Gradients", "covers", "temporal", "temporal_backward"]
+__all__ = ["Fold", "Gradients", "covers", "temporal", "temporal_backward", "traffic"]
 
 
 def _backend(z1: Tensor):

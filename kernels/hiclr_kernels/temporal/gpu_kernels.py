@@ -42,7 +42,7 @@ def band_kernel(
     LEAD: tl.constexpr,  # of the gradient to the inputs: its frames start LEAD before the tile's; forward: -1
     BLOCK: tl.constexpr,
 ):
-    """Forward: inputs C_in, outputs C_out, as above. Gradient: inputs C_out, outputs C_in, taps K // 2 + STRIDE (LEAD - j) + f."""
+    """Forward: from C_in to C_out, as above. Gradient: from C_out to C_in, tap K // 2 + STRIDE (LEAD - j) + f."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     n, i = e % (F * OB), e // (F * OB) % I
     which = e // (F * OB * I)

@@ -2,7 +2,7 @@
 
     a = act(z1 * scale[g] + shift[g]),  z2[r, t, v, o] = bias[o] + sum_{k, c} weight[o, c, k] a[r, stride t + k - K // 2, v, c]
 
-a is zero outside of 0 <= frame < T; act(x) = x for x > 0, else slope * x; g is the group (view) of row r. z2 has stride * TO >= T:
+a is zero outside of 0 <= frame < T; act(x) = x for x > 0, else slope * x; g is the group (view) of row r;
 TO = ceil(T / stride). mean and var of z2 are those of the values as stored.
 """
 
