@@ -3,12 +3,13 @@
 from hiclr_fast.skeletons.graph import Strategy, adjacency, hop_distance
 from hiclr_fast.skeletons.known import LAYOUTS, get_layout, read_layout
 from hiclr_fast.skeletons.layout import Layout, difference, same_skeleton
-from hiclr_fast.skeletons.space import Space
+from hiclr_fast.skeletons.space import METRES, Space
 
 STREAMS = ("joint", "bone", "motion")  # in the order of every fusion
 
 __all__ = [
     "LAYOUTS",
+    "METRES",
     "STREAMS",
     "Layout",
     "Space",
