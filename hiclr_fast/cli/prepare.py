@@ -4,7 +4,8 @@ from typing import Annotated
 
 import tyro
 
-from hiclr_fast.data.prepare import Check, Ntu, Official, Pku, Pyskl, Sequences, Synthetic, Ucla
+from hiclr_fast.data.own import Check, Layout, OwnClips, Sequences, Synthetic
+from hiclr_fast.data.prepare import Ntu, Official, Pku, Pyskl, Ucla
 
 COMMANDS = {
     "ntu": Ntu,
@@ -12,8 +13,10 @@ COMMANDS = {
     "ucla": Ucla,
     "pyskl": Pyskl,
     "official": Official,
+    "clips": OwnClips,
     "sequences": Sequences,
     "synthetic": Synthetic,
+    "layout": Layout,
     "check": Check,
 }
 
