@@ -9,9 +9,10 @@ import tyro
 
 from hiclr_fast.cli.arguments import Counts, Numbers
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.distributed import join, leaving
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
-from hiclr_fast.evaluation.features import cached_features, save_features
+from hiclr_fast.evaluation.features import FeatureDtype, cached_features, save_features
 from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
 from hiclr_fast.evaluation.protocols.ensemble import ensemble
 from hiclr_fast.evaluation.protocols.finetune import finetune
@@ -42,7 +43,11 @@ class Source:
     """The pretrained encoder, the same encoder as its run began, or the raw coordinates."""
     recalibrate: bool = False
     """Batch-norm statistics from clean training data instead of those that pretraining left."""
+    feature_dtype: FeatureDtype = "float32"
+    """Frozen features: bf16 runs the encoder in bfloat16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    no_graph: bool = False
+    """Train step by step on CUDA too, instead of as one CUDA graph."""
     out: Path | None = None
     """Folder that gets one folder a protocol; default: eval/ beside the checkpoint."""
 
@@ -59,8 +64,10 @@ class Source:
                 raise InputError(f"{checkpoint} does not exist; give the path of a checkpoint")
         if data is None:
             raise InputError("--checkpoint needs --data DIR, the packed dataset to evaluate on")
-        same = dict(format=self.format, stream=self.stream, origin=self.origin, recalibrate=self.recalibrate)
-        return Candidate(checkpoint, open_packed(data), self.out or checkpoint.parent / "eval", pick_device(self.device), **same)
+        same = ("format", "stream", "origin", "recalibrate", "feature_dtype", "no_graph")
+        ranks = join(pick_device(self.device))
+        place = checkpoint, open_packed(data), self.out or checkpoint.parent / "eval", pick_device(self.device, ranks.local)
+        return Candidate(*place, ranks=ranks, **{name: getattr(self, name) for name in same})
 
 
 Candidates = tyro.conf.OmitArgPrefixes[Source]
@@ -198,7 +205,7 @@ class FeaturesOnly:
     def run(self) -> None:
         s = replace(self.source, out=None).candidate()
         if s.origin == "pretrained":
-            features = cached_features(s.weights, s.data, s.stream, s.device, s.recalibrate)
+            features = cached_features(s.weights, s.data, s.stream, s.device, s.recalibrate, s.feature_dtype)
         else:
             features = dict(zip(("train", "val"), s.features, strict=True))
         out = self.source.out or s.folder / "features.npz"
@@ -221,4 +228,5 @@ COMMANDS: dict[str, Callable] = {
 
 
 def main() -> None:
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__).run()
+    with leaving():
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__).run()

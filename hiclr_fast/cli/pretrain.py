@@ -13,7 +13,7 @@ import tyro
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.distributed import Ranks, joined
+from hiclr_fast.distributed import Ranks, join, leaving
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import raw_features
 from hiclr_fast.machine import pick_device
@@ -80,8 +80,8 @@ def compare(trainer: Pretrainer) -> None:
 def main() -> int:
     source, base = base_config(sys.argv[1:])
     config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
-    with joined(pick_device(config.device)) as ranks:
-        return pretrain(source, config, ranks)
+    with leaving():
+        return pretrain(source, config, join(pick_device(config.device)))
 
 
 def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
