@@ -20,7 +20,7 @@ from hiclr_fast.machine import pick_device
 from hiclr_fast.models.build import initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.monitor import knn_accuracy, knn_monitor
+from hiclr_fast.pretraining.monitor import knn_accuracy, knn_monitor, monitored
 from hiclr_fast.pretraining.presets import preset
 from hiclr_fast.pretraining.profile import profile
 from hiclr_fast.pretraining.run_folder import free_name, load_run_config
@@ -111,7 +111,8 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
     if ranks.rank > 0:
         return 0
     finish(trainer, out)
-    if "val" in data.splits:
+    if monitored(data):
         compare(trainer)
-    print(f"evaluate with: python scripts/evaluate.py linear --run {out}")
+    protocol = "linear --run" if monitored(data) else "features --out features.npz --run"
+    print(f"evaluate with: python scripts/evaluate.py {protocol} {out}")
     return 0

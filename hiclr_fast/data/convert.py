@@ -36,15 +36,14 @@ Report = list[tuple[str, str, str]]  # (recording, rejected | repaired | filled 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How any raw dataset is converted.
-
-    strict: stop at the first recording that would be rejected or repaired. workers: reading threads (parsing and reading
-    release the GIL); 0: one a core. min_frames: shorter recordings are rejected.
-    """
+    """How any raw dataset is converted."""
 
     strict: bool = False
+    """Stop at the first recording that would be rejected or repaired."""
     workers: int = 0
+    """Reading threads (parsing and reading release the GIL); 0: one a core."""
     min_frames: int = 1
+    """Shorter recordings are rejected."""
 
 
 def _signature(items: Iterable[Any], settings: str) -> str:

@@ -1,7 +1,7 @@
 """Joint layouts as data, the graph of each, the joint / bone / motion streams, and what the three numbers of a joint are."""
 
 from hiclr_fast.skeletons.graph import Strategy, adjacency, hop_distance
-from hiclr_fast.skeletons.known import LAYOUTS, get_layout, read_layout
+from hiclr_fast.skeletons.known import LAYOUTS, get_layout, read_layout, unlike
 from hiclr_fast.skeletons.layout import Layout, difference, same_skeleton
 from hiclr_fast.skeletons.space import METRES, Space
 
@@ -20,4 +20,5 @@ __all__ = [
     "hop_distance",
     "read_layout",
     "same_skeleton",
+    "unlike",
 ]

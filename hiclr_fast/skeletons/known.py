@@ -188,6 +188,15 @@ def read_layout(path: Path) -> Layout:
     return own_name(Layout.from_dict(values, str(path), Path(path).stem), str(path))
 
 
+def unlike(name: str, layout: Layout) -> str:
+    """Why the layout is not the one called so, in words to go behind its name; empty where it is. Of a name that is not built in
+    and no .json file only the name is known."""
+    if name in LAYOUTS or Path(name).suffix == ".json":
+        how = difference(get_layout(name), layout)
+        return f" ({how})" if how else ""
+    return "" if name == layout.name else " (another name)"
+
+
 def own_name(layout: Layout, where: str) -> Layout:
     """The layout; InputError when it is called like a built-in one and is another skeleton."""
     builtin = LAYOUTS.get(layout.name)
