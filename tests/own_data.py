@@ -14,25 +14,22 @@ from hiclr_fast.skeletons import LAYOUTS
 
 WIDTH, HEIGHT, FOCAL = 1920, 1080, 1000.0  # pixels
 COCO, NTU = LAYOUTS["coco17"], LAYOUTS["ntu25"]
-FROM_NTU = {  # which joint of Kinect v2 stands for a keypoint; those of the face are beside the head
-    **dict.fromkeys(COCO.joint_names[:5], "Head"),
-    **{f"{side}_{joint}": f"{joint.capitalize()}{side.capitalize()}" for side in ("left", "right") for joint in ("shoulder", "elbow")},
-    **{f"{side}_{joint}": f"{joint.capitalize()}{side.capitalize()}" for side in ("left", "right") for joint in ("wrist", "hip")},
-    **{f"{side}_{joint}": f"{joint.capitalize()}{side.capitalize()}" for side in ("left", "right") for joint in ("knee", "ankle")},
-}
+# which joint of Kinect v2 stands for a keypoint: of the face it is the head; left_wrist: WristLeft
+FROM_NTU = ["Head"] * 5 + [f"{joint}{side}".title() for side, joint in (n.split("_") for n in COCO.joint_names[5:])]
+FROM_NTU = [next(v for v, name in enumerate(NTU.joint_names) if name.lower() == wanted.lower()) for wanted in FROM_NTU]
 FACE = np.array([(0, 0), (-0.03, 0.03), (0.03, 0.03), (-0.07, 0), (0.07, 0)])  # metres from the head, x and y
 
 
 def coco_in_space(frames: np.ndarray) -> np.ndarray:
     """(F, 17, 3) metres of (F, 25, 3)."""
-    x = frames[:, [NTU.joint_names.index(FROM_NTU[name]) for name in COCO.joint_names]].astype(np.float64)
+    x = frames[:, FROM_NTU].astype(np.float64)
     x[:, :5, :2] += FACE
     return x
 
 
 def photographed(x: np.ndarray, yaw: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(keypoints (F, 17, 2) float16 pixels, y down; scores (F, 17) float16) of (F, 17, 3) metres, by a camera that stands `yaw`
-    radians beside the first one and looks at the body. One joint in 20 is lost (low score, anywhere), and a few frames are empty."""
+    radians beside the first one and looks at the body. One joint in 20 is lost (low score, anywhere), a few frames are empty."""
     middle = x.mean(axis=(0, 1))
     c, s = np.cos(yaw), np.sin(yaw)
     away = x - middle
@@ -75,7 +72,8 @@ def write_clips(folder: Path, arrays: dict[str, np.ndarray], every: int = 1, fac
         for i in range(0, len(arrays["label"]), every):
             frames = arrays["frames"][arrays["offsets"][i] : arrays["offsets"][i + 1]] * factor
             np.save(folder / "clips" / f"clip{i:04d}.npy", frames.astype(np.float32))
-            table.writerow([f"clip{i:04d}", f"gesture {arrays['label'][i]}", ("ann", "ben", "cem")[int(arrays["subject"][i]) % 3]])
+            subject = ("ann", "ben", "cem")[int(arrays["subject"][i]) % 3]
+            table.writerow([f"clip{i:04d}", f"gesture {arrays['label'][i]}", subject])
     return folder / "clips", folder / "labels.csv"
 
 

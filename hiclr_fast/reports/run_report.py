@@ -49,7 +49,8 @@ def moving(candidate: Candidate, scores: np.ndarray, path: Path) -> None:
     found = []
     for row, sample in zip(rows, x, strict=True):
         guess = classes[int(scores[row].argmax())]
-        found.append(Picture(_wrapped(classes[val.label[row]]), f"predicted:\n{_wrapped(guess)}", sample, still))
+        words = _wrapped(classes[val.label[row]]), f"predicted:\n{_wrapped(guess)}"
+        found.append(Picture(*words, sample, still, candidate.data.space))
     animation(found, candidate.data.layout.bones, path)
 
 

@@ -41,9 +41,9 @@ def pictures(data: Packed, split: str, index: int, stream: Stream, config: Augme
     views = apply_views(x, torch.zeros(1, dtype=torch.int64), draws, **tables)
     raw = to_stream(x, stream, data.layout.parents)[0].numpy()
     nothing = np.zeros((frames, joints), bool)
-    found = [Picture("raw", f"{data.class_name(samples.label[index])}\n{samples.name[index]}", raw, nothing)]
+    found = [Picture("raw", f"{data.class_name(samples.label[index])}\n{samples.name[index]}", raw, nothing, data.space)]
     for w, view in enumerate(views):
         masked = draws.keep[w, 0].numpy() == 0 if draws.masked[w] else nothing
         words = describe(draws.rows[0, w].numpy(), data.space) + "\nmasked joints in red" * bool(masked.any())
-        found.append(Picture(TITLES[w], words, view[0].numpy(), masked))
+        found.append(Picture(TITLES[w], words, view[0].numpy(), masked, data.space))
     return found

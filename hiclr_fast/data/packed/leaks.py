@@ -126,5 +126,5 @@ def draw_classes(data: Packed, path: Path) -> None:
     for label in chosen:
         row = int(np.argmax(split.label == label))
         x = split.x[row]
-        found.append(Picture(data.class_name(label), str(split.name[row]), x, np.zeros(x.shape[1:3], bool)))
+        found.append(Picture(data.class_name(label), str(split.name[row]), x, np.zeros(x.shape[1:3], bool), data.space))
     contact_sheet(found, data.layout.bones, path)
