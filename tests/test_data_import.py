@@ -189,10 +189,13 @@ def test_bad_official_arrays(official):
 
     for labels, what in (
         ((names[:5], [0] * 5), r"expected 6 of each"),
-        ((names, [0.5] * 6), "float64"),
+        ((names, [0.5] * 6), "a float among the labels, expected whole numbers"),
         ((names,), "expected a pair"),
         ("text", "expected a pair"),
         ((names, [0, 1, 2, 0, 1, -2]), "label -2"),
+        ((names, [0, 1, 2, 0, 1, 10**8]), "label 100000000, expected 0 to at most 65535"),
+        ((names, np.array([0, 1, 2, 0, 1, 2**63], dtype=np.uint64)), "label 9223372036854775808"),
+        (([*names[:5], 5], [0] * 6), "a int among the names, expected text"),
         ((names, [[0, 1], [2]]), "labels"),
     ):
         (path / "y.pkl").write_bytes(pickle.dumps(labels))
@@ -203,7 +206,7 @@ def test_bad_official_arrays(official):
     (path / "x.npy").write_bytes((path / "x.npy").read_bytes()[:5000])
     refuses("its header says")
     np.save(path / "x.npy", np.array([{}], dtype=object))
-    refuses("Python objects or Fortran order")
+    refuses("Python objects or records")
     x[2, 0, 0, 0, 0] = np.nan
     np.save(path / "x.npy", x)
     refuses("sample 2 .* holds NaN or Inf")

@@ -100,10 +100,10 @@ def test_ucla_json_equals_the_same_recordings_as_arrays(real_data, tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ('{"label": 1}', "KeyError: 'skeletons'"),
-        ("[]", "TypeError"),
+        ('{"label": 1}', "skeletons is null, expected a list"),
+        ("[]", "holds a list, expected an object"),
         ('{"skeletons": [[[1, 2]]], "label": 1}', r"skeletons \(1, 1, 2\), expected \(frames, 20 joints, 3\)"),
-        ('{"skeletons": [[["a"]]], "label": 1}', "ValueError"),
+        ('{"skeletons": [[["a"]]], "label": 1}', "skeletons are no numbers"),
         ("[" * 100000, "RecursionError"),
         (json.dumps({"skeletons": np.zeros((2, 20, 3)).tolist(), "label": 11}), "label 11, expected"),
     ],

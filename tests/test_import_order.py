@@ -24,6 +24,7 @@ ROOMS = (  # a module belongs to the longest name that it begins with
     "hiclr_fast.views",
     "hiclr_fast.models",
     "hiclr_fast.training",
+    "hiclr_fast.inference",
     "hiclr_fast.evaluation",
     "hiclr_fast.evaluation.protocols",
     "hiclr_fast.pretraining",

@@ -11,7 +11,9 @@ COMMANDS = {  # in the order of the flow
     "pretrain": "pretrains an encoder without labels",
     "evaluate": "runs the protocols on a pretrained encoder",
     "report": "draws views, and the report of a run",
-    "export": "writes an encoder for use elsewhere",
+    "predict": "names the actions in recordings",
+    "embed": "writes the features of recordings",
+    "export": "writes an encoder or a classifier for use elsewhere",
     "reproduce": "pretrains, evaluates and fuses until the paper's table is there",
 }
 
@@ -36,3 +38,8 @@ def dispatch() -> int | None:
 
 def main() -> None:
     run_script(dispatch)
+
+
+def script(command: str) -> None:
+    """What a script of that name does. What fails while it is imported is said as well."""
+    run_script(lambda: import_module(f"hiclr_fast.cli.{command}").main())

@@ -85,6 +85,7 @@ def main() -> int:
 
 
 def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
+    config.check()
     data_dir = config.data
     if data_dir is None:
         data_dir = Path("data/synthetic")

@@ -24,8 +24,9 @@ from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.data.packed.writer import exclusive, write_packed
 from hiclr_fast.data.preprocess import Preprocess, body_size, preprocess_noted
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.atomic import write_npz
 from hiclr_fast.skeletons import Layout
 
 CHUNK = 512  # items between two points where an interrupted run continues
@@ -49,9 +50,17 @@ class Conversion:
 def _signature(items: Iterable[Any], settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     for item in items:
-        facts = item.stat() if isinstance(item, Path) else None
-        digest.update(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+        try:
+            facts = item.stat() if isinstance(item, Path) else None
+        except OSError:
+            facts = None  # a link to nowhere; reading says so
+        digest.update(os.fsencode(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n"))
     return digest.hexdigest()[:12]
+
+
+def _spelled(text: Any) -> str:
+    """With escapes for the bytes of a file name that are no text."""
+    return str(text).encode(errors="backslashreplace").decode()
 
 
 def row_of(recording: Recording, layout: Layout, how: Preprocess) -> tuple[np.ndarray, Report]:
@@ -72,10 +81,12 @@ def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how:
     except InputError as error:
         if options.strict:
             raise
-        return kept, [(str(item), "rejected", str(error))]
+        return kept, [(_spelled(item), "rejected", _spelled(error))]
     for recording in recordings:
         name = recording.name
         try:
+            if _spelled(recording.name) != recording.name:
+                raise InputError(f"{_spelled(recording.name)}: the name is no text; rename the file")
             if len(recording.frames) < options.min_frames:
                 raise InputError(f"{name}: {len(recording.frames)} frames, at least {options.min_frames} are wanted")
             if recording.frames.ndim == 4 and (recording.frames.shape[2] == 2) != flat:
@@ -89,7 +100,7 @@ def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how:
         except InputError as error:
             if options.strict:
                 raise
-            report.append((name, "rejected", str(error)))
+            report.append((_spelled(recording.name), "rejected", _spelled(error)))
     return kept, report
 
 
@@ -118,10 +129,9 @@ def _save_chunk(done: Path, results: list) -> None:
     columns["size"] = np.array([body_size(x.transpose(1, 2, 0, 3)[:, :, : r.frames.shape[2]]) for x, r in kept], dtype=float)
     columns["report"] = np.array(report, dtype=str).reshape(-1, 3)
     if kept:
-        np.save(done.with_suffix(".npy"), np.stack([x for x, _ in kept]))
-    temporary = done.with_suffix(".tmp.npz")
-    np.savez(temporary, **columns)
-    os.replace(temporary, done)
+        with writing(done):
+            np.save(done.with_suffix(".npy"), np.stack([x for x, _ in kept]))
+    write_npz(done, columns)
 
 
 @contextmanager

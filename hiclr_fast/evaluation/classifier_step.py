@@ -4,7 +4,6 @@ All it changes lies in tensors with fixed addresses, so that the same step can b
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,10 +80,3 @@ class ClassifierStep:
         """Every tensor that a step changes."""
         momenta = [state["momentum_buffer"] for state in self.optimizer.state.values()]
         return [*self.model.parameters(), *self.model.buffers(), *momenta, self.total]
-
-    def load_optimizer(self, state: dict[str, Any]) -> None:
-        """From `optimizer.state_dict()` of any device: the momenta are taken over, the implementation stays this device's."""
-        own = [{name: group[name] for name in ("foreach", "fused")} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state)
-        for group, mine in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(mine)

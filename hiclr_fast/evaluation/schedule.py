@@ -6,8 +6,10 @@ release/{gcn,transformer}_ntu60/finetune and {gcn,transformer}_ntu60/semi YAMLs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
-from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import COUNT, FINITE, LENGTH, POSITIVE, SEED, Range
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,16 @@ class FinetuneConfig(Settings):
     def official(self, kind: str) -> "FinetuneConfig":
         return official(self, "finetune", kind)
 
-    def check(self) -> None:
-        for name in ("epochs", "lr", "batch_size"):
-            require(**{name: (getattr(self, name) > 0, getattr(self, name), "more than 0")})
-        for name in ("warmup", "weight_decay"):
-            require(**{name: (getattr(self, name) >= 0, getattr(self, name), "at least 0")})
-        require(dropout=(0 <= self.dropout < 1, self.dropout, "at least 0 and less than 1"))
+    RANGES: ClassVar = {
+        "epochs": LENGTH,
+        "lr": POSITIVE,
+        "batch_size": LENGTH,
+        "warmup": COUNT,
+        "drops": COUNT,
+        "weight_decay": FINITE,
+        "dropout": Range(0, 1, below=True),
+        "seed": SEED,
+    }
 
 
 STGCN = dict(lr=0.1, warmup=5, batch_size=64, weight_decay=1e-4, dropout=0.5, augment=False)

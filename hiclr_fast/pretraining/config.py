@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.settings import read_yaml, update
+from hiclr_fast.files.ranges import COUNT, FINITE, SEED, SHARE, SOME, Range, check_ranges
+from hiclr_fast.files.settings import update
+from hiclr_fast.files.yaml_files import read_yaml
 from hiclr_fast.models.config import EncoderConfig
-from hiclr_fast.views.augment import AugmentConfig
+from hiclr_fast.views.augment import VIEW_SETS, AugmentConfig
 
 
 @dataclass(frozen=True)
@@ -74,26 +76,58 @@ class PretrainConfig(EncoderConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def check(self) -> None:
-        """InputError on values that cannot work together."""
+        """InputError on values that make no sense, or cannot work together."""
+        check_ranges(self, RANGES)
+        self.augment.check()
+        if not 1 <= len(self.branches) <= MOST_BRANCHES:
+            raise InputError(f"{len(self.branches)} branches: expected 1 to {MOST_BRANCHES}")
+        unknown = set(self.branches) - set(VIEW_SETS)
+        if unknown:
+            raise InputError(f"branches: unknown view set {min(unknown)!r}; expected basic, normal or strong")
+        if len(self.weights) != len(self.branches):
+            raise InputError(f"{len(self.weights)} weights for {len(self.branches)} branches; give one a branch")
+        if not any(self.weights):
+            raise InputError(f"weights {self.weights}: all are 0, so nothing would be learned")
         if self.queue_size % self.batch_size:
             raise InputError(
                 f"queue_size {self.queue_size} is not a multiple of batch_size {self.batch_size}; "
                 f"try queue_size {max(1, round(self.queue_size / self.batch_size)) * self.batch_size}"
             )
-        if len(self.weights) != len(self.branches):
-            raise InputError(f"{len(self.weights)} weights for {len(self.branches)} branches; give one a branch")
-        unknown = set(self.branches) - {"basic", "normal", "strong"}
-        if unknown:
-            raise InputError(f"branches: unknown view set {min(unknown)!r}; expected basic, normal or strong")
-        if self.accumulate < 1 or self.batch_size % self.accumulate:
+        if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} does not divide into {self.accumulate} passes; change accumulate")
-        for name in ("epochs", "read_every", "batch_size", "hidden_channels", "hidden_dim", "feature_dim"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: expected at least 1")
         if self.topk > self.queue_size:
             raise InputError(f"topk {self.topk} is more than queue_size {self.queue_size}; make it smaller")
 
 
+MOST_BRANCHES = 16
+RANGES = {  # the upper ends are far beyond use: what is above them would only run out of memory
+    "frames": Range(1, 10**5),
+    "hidden_channels": Range(1, 4096),
+    "hidden_dim": Range(1, 2**16),
+    "feature_dim": Range(1, 2**16),
+    "dropout": Range(0, 1, below=True),
+    "seed": SEED,
+    "threads": Range(0, 1024),
+    "memory_share": SHARE,
+    "weights": Range(0, 10**6),
+    "queue_size": Range(1, 2**24),
+    "momentum": SHARE,
+    "temperature": Range(0, 1000, above=True),
+    "topk": COUNT,
+    "epochs": SOME,
+    "batch_size": Range(1, 2**20),
+    "lr": FINITE,
+    "weight_decay": FINITE,
+    "drops": COUNT,
+    "save_minutes": FINITE,
+    "read_every": SOME,
+    "lr_batch": COUNT,
+    "accumulate": SOME,
+    **dict.fromkeys(("mining_epoch", "warmup_epochs", "knn_every", "keep_every"), COUNT),
+}
+
+
 def load_yaml(path: Path) -> PretrainConfig:
     """A run's YAML on top of the defaults."""
-    return update(PretrainConfig(), read_yaml(path) or {}, str(path))
+    found = read_yaml(path)
+    return update(PretrainConfig(), {} if found is None else found, str(path))

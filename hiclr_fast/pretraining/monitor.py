@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed
-from hiclr_fast.evaluation.features import Features, extract
+from hiclr_fast.evaluation.features import Features, check_finite, extract
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.protocols.knn import knn_scores
 from hiclr_fast.models.build import Encoder
@@ -18,7 +18,8 @@ COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, 
 
 
 def knn_accuracy(train: Features, val: Features) -> float:
-    """1-NN cosine accuracy in percent."""
+    """1-NN cosine accuracy in percent; InputError where a feature is NaN or Inf."""
+    check_finite((train, val), "1-NN accuracy")
     return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
 
 

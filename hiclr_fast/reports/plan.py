@@ -61,6 +61,7 @@ class Plan:
         for data in sets:
             train_val(data)
         for config in self.configs.values():
+            config.check()
             LinearConfig(epochs=self.linear_epochs).check()
             replace(self.training, epochs=self.finetune_epochs).official(config.encoder).check()
             for percent in self.semi_percent:

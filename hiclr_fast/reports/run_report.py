@@ -1,7 +1,6 @@
 """report.html of a run: one file that holds everything (images inlined), and the PNGs beside it."""
 
 import base64
-import json
 import textwrap
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.results import RESULTS, read_results, read_scores
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.settings import as_plain
+from hiclr_fast.pretraining import run_folder
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.figures import confusion, curves, embedding, per_class
 
@@ -27,16 +27,10 @@ TEMPLATE = Path(__file__).with_name("run_report.html")
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl."""
-    file = run / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist; the run has not finished an epoch, train it first") from None
-    except ValueError as error:
-        raise InputError(f"{file}: a line is not JSON ({error}); remove that line") from None
+    """The lines of metrics.jsonl, at least one."""
+    lines = run_folder.read_metrics(run)
     if not lines:
-        raise InputError(f"{file} is empty; the run has not finished an epoch, train it first")
+        raise InputError(f"{run} has no metrics: it has not finished an epoch, train it first")
     return lines
 
 
@@ -111,7 +105,7 @@ def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
         "last loss": f"{metrics[-1]['loss']:.3f}",
     }
     page = Environment(autoescape=True).from_string(TEMPLATE.read_text())
-    environment = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    environment = run_folder.read_environment(run)
     text = page.render(
         run=run.name,
         data=f"{candidate.data.path.name}: {len(candidate.data['train'])} training, {len(val.label)} validation samples, "

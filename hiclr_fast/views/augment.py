@@ -14,6 +14,8 @@ from hiclr_kernels.augment.draw import Draws, ViewStrength
 from hiclr_kernels.augment.reference import Stream
 from torch import Tensor
 
+from hiclr_fast.errors import InputError
+from hiclr_fast.files.ranges import SHARE, SOME, Range, check_ranges
 from hiclr_fast.skeletons import METRES, Layout, Space
 from hiclr_fast.views.plane import in_plane
 from hiclr_fast.views.strong import adain, draw_roll
@@ -42,6 +44,23 @@ class AugmentConfig:
     adain: Literal["off", "sequence", "frame"] = "off"  # strong: SkeleAdaIN, statistics over the sequence or each frame
     edge_drop: float = 0.0  # strong: every layer drops edges at a rate U(0, edge_drop); paper 0.1, off in the release
     edge_add: float = 0.0  # strong: every layer adds absent edges at a rate U(0, edge_add); paper 0.05, off in the release
+
+    def check(self) -> None:
+        """InputError on values that make no sense."""
+        check_ranges(self, RANGES, "augment {}")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise InputError(f"augment blur_sigma {self.blur_sigma}: expected the smaller first")
+
+
+RANGES = {
+    "crop_ratio": SOME,
+    "shear": Range(0, 100),
+    "rotate_main": Range(0, 360),
+    "rotate_minor": Range(0, 360),
+    "noise_std": Range(0, 100),
+    "blur_sigma": Range(0, 1000, above=True),
+    **dict.fromkeys(("flip_p", "noise_p", "blur_p", "axis_p", "time_flip_p", "mask_ratio", "edge_drop", "edge_add"), SHARE),
+}
 
 
 def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int, space: Space = METRES) -> ViewStrength:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hiclr_fast.data.formats.ntu import NAME
+from hiclr_fast.data.formats.official import MOST_CLASSES
 from hiclr_fast.data.formats.recording import Recording
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.pickles import load_plain_pickle
@@ -15,6 +16,7 @@ from hiclr_fast.files.pickles import load_plain_pickle
 BODIES = 2
 BY_SHAPE = {(25, 3): "ntu25", (20, 3): "kinect20", (17, 3): "h36m17"}
 BY_SHAPE |= {(17, 2): "coco17", (18, 2): "openpose18", (25, 2): "openpose25"}
+LONGEST_NAME = 255  # characters, as of a file
 
 
 class Annotations:
@@ -42,7 +44,11 @@ class Annotations:
                 raise InputError(f"{path}: split {key!r} is not a list of sample names")
             for name in lists[key]:
                 if self.split is not None and self.split.setdefault(name, split) != split:
-                    raise InputError(f"{path}: {name} is in both {train!r} and {val!r}; choose splits that do not overlap")
+                    raise InputError(f"{path}: {name[:80]} is in both {train!r} and {val!r}; choose splits that do not overlap")
+        points = [one.get("keypoint") if isinstance(one, dict) else None for one in self.annotations]
+        for what, values in (("annotation", self.annotations), ("keypoint", [p for p in points if isinstance(p, np.ndarray)])):
+            if len({id(value) for value in values}) < len(values):
+                raise InputError(f"{path}: the same {what} stands for several samples; each has its own in pyskl's files")
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -62,19 +68,24 @@ class Annotations:
         if not isinstance(one, dict) or not {"frame_dir", "keypoint"} <= set(one):
             raise InputError(f"{where}: expected a dict with frame_dir and keypoint")
         name, label, points = one["frame_dir"], one.get("label", -1), one["keypoint"]
-        if not isinstance(name, str) or isinstance(label, bool) or not isinstance(label, (int, np.integer)) or label < -1:
-            raise InputError(f"{where}: frame_dir {str(name)[:40]!r}, label {str(label)[:40]}; expected text and a number from 0")
+        if type(name) is not str or not 0 < len(name) <= LONGEST_NAME:
+            raise InputError(f"{where}: frame_dir is no text of 1 to {LONGEST_NAME} characters")
+        if type(label) is not int or not -1 <= label < MOST_CLASSES:
+            raise InputError(f"{where} ({name}): its label is no whole number from 0 to at most {MOST_CLASSES - 1}")
         if self.split is not None and name not in self.split:
             return []
         where = f"{where} ({name})"
         if not isinstance(points, np.ndarray) or points.dtype.kind != "f" or points.ndim != 4 or points.shape[3] not in (2, 3):
             raise InputError(f"{where}: keypoint is no float array (bodies, frames, joints, 2 or 3)")
+        if min(points.shape) < 1:
+            raise InputError(f"{where}: keypoint {points.shape} is empty")
         score, image = self._score(one, points, where), self._image(one, where)
         kept = np.arange(min(len(points), BODIES))
         if score is not None and len(points) > BODIES:
             kept = np.sort(np.argsort(-score.sum(axis=(1, 2), dtype=np.float64), kind="stable")[:BODIES])  # the surest
         frames = np.zeros((*points.shape[1:], BODIES), np.float32)
-        frames[..., : len(kept)] = points[kept].transpose(1, 2, 3, 0)
+        with np.errstate(over="ignore"):  # Inf is seen to later
+            frames[..., : len(kept)] = points[kept].transpose(1, 2, 3, 0)
         scores = None
         if score is not None:
             scores = np.zeros((*points.shape[1:3], BODIES), np.float32)
@@ -82,7 +93,7 @@ class Annotations:
         found = NAME.search(name)
         _, camera, performer, *_ = map(int, found.groups()) if found else (-1, -1, -1)
         split = "train" if self.split is None else self.split[name]
-        return [Recording(name, frames, int(label), performer, camera, split=split, score=scores, image=image)]
+        return [Recording(name, frames, label, performer, camera, split=split, score=scores, image=image)]
 
     @staticmethod
     def _score(one: dict, points: np.ndarray, where: str) -> np.ndarray | None:

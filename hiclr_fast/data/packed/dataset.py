@@ -8,20 +8,25 @@ DIR/report.csv           optional: recordings that were rejected, repaired, fill
 """
 
 import hashlib
-import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import read_npz, sha256
+from hiclr_fast.files.archives import read_npz, read_whole, sha256
+from hiclr_fast.files.json_files import expect, parse_json
 from hiclr_fast.skeletons import LAYOUTS, METRES, Layout, Space
 
 FORMAT, VERSION, READ = "hiclr_fast packed", 2, (1, 2)  # 1 knew metres in space and whole sets of labels
 CHUNK = 1 << 24  # bytes of rows read at a time
+LARGEST_META = 1 << 26  # bytes
+SPLIT, FILE = re.compile(r"[\w-]+"), re.compile(r"[\w-]+\.np[yz]")
 VERIFY = 4 << 30  # bytes; a larger set is not hashed on every opening, `scripts/prepare.py check` does it
 
 
@@ -52,6 +57,7 @@ class Packed:
     shape: tuple[int, int, int, int]  # (3, T, V, M)
     splits: dict[str, Split]
     checksum: str  # SHA-256 of meta.json, which holds the checksum of every file
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what meta.json says beside its files: preprocessing, classes, ...
     space: Space = METRES  # what the coordinates are
 
     @property
@@ -94,24 +100,25 @@ def _read_meta(path: Path) -> tuple[dict, str]:
     file = path / "meta.json"
     if not file.is_file():
         raise InputError(f"{path} is not a packed dataset (no meta.json); make one with scripts/prepare.py")
+    text = read_whole(file, LARGEST_META)
     try:
-        text = file.read_bytes()
-        meta = json.loads(text)
+        meta = expect(parse_json(text, str(file)), dict, str(file))
         if meta["format"] != FORMAT or meta["version"] not in READ:
             raise ValueError(f"format {meta['format']!r} version {meta['version']}")
         layout = meta["layout"]
-        meta["layout"] = LAYOUTS[layout] if isinstance(layout, str) else Layout.from_dict(layout, f"{file} layout")
-        meta["space"] = Space.from_dict(meta.get("space"), f"{file} space")
-        meta["shape"] = tuple(int(s) for s in meta["shape"])
-        meta["classes"] = tuple(str(c) for c in meta["classes"])
+        meta["layout"] = LAYOUTS[layout] if isinstance(layout, str) else Layout.from_dict(layout, "layout")
+        meta["shape"] = tuple(expect(s, int, "shape", "a length") for s in meta["shape"])
+        meta["classes"] = tuple(expect(c, str, "classes", "a name") for c in meta["classes"])
         for split, described in meta["splits"].items():
-            described["samples"] = int(described["samples"])
+            expect(described["samples"], int, split, "samples")
             for name, facts in described["files"].items():
-                if Path(name).name != name or not name.startswith(split):
-                    raise ValueError(f"file name {name!r}")
-                facts["bytes"], facts["sha256"] = int(facts["bytes"]), str(facts["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, OverflowError) as error:
-        raise InputError(f"{file}: not a {FORMAT} version {VERSION} description ({error}); prepare the set again") from None
+                if not FILE.fullmatch(name) or not name.startswith(split) or not SPLIT.fullmatch(split):
+                    raise ValueError(f"file name {name[:60]!r} of split {split[:60]!r}")
+                expect(facts["bytes"], int, name, "bytes")
+                expect(facts["sha256"], str, name, "sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: not a {FORMAT} version {VERSION} description ({reason}); prepare the set again") from None
     return meta, hashlib.sha256(text).hexdigest()
 
 
@@ -142,7 +149,10 @@ def _columns(path: Path, split: str, described: dict, meta: dict) -> tuple:
             found = f"{samples[column].dtype} {samples[column].shape}"
             raise InputError(f"{file}: {column} is {found}, expected one of kind {kinds} for each of {len(x)} samples")
     check_labels(samples["label"], len(meta["classes"]), f"{path} {split}")
-    return x, samples["label"], samples["name"], samples["subject"], samples["view"]
+    for column in ("subject", "view"):
+        if len(x) and not -1 <= samples[column].min() <= samples[column].max() <= np.iinfo(np.int32).max:
+            raise InputError(f"{file}: a {column} is below -1 or above {np.iinfo(np.int32).max}; prepare again")
+    return x, samples["label"].astype(np.int64), samples["name"], *(samples[c].astype(np.int32) for c in ("subject", "view"))
 
 
 def verify(path: Path, split: str, data: Split, files: dict[str, dict], progress: bool = False) -> None:
@@ -172,4 +182,6 @@ def open_packed(path: Path, full: bool = False) -> Packed:
             verify(path, split, data, meta["splits"][split]["files"], progress=full)
     else:
         tqdm.write(f"{path}: {size >> 30} GiB, checksums not verified now; `scripts/prepare.py check {path}` does")
-    return Packed(path, layout, meta["classes"], shape, splits, checksum, meta["space"])
+    facts = {name: value for name, value in meta.items() if name not in ("format", "version", "splits", "layout", "shape")}
+    space = Space.from_dict(meta.get("space"), f"{path / 'meta.json'} space")
+    return Packed(path, layout, meta["classes"], shape, splits, checksum, facts, space)

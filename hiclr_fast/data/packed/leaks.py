@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split, chunks, open_packed
 from hiclr_fast.drawing import Picture, contact_sheet
+from hiclr_fast.errors import InputError
 
 PICTURED = 20  # classes on the picture at most
 UNITS = {"m": "metres", "body": "bodies", "image": "half images"}
@@ -103,8 +104,11 @@ def check_dataset(folder: Path, picture: Path | None = None) -> int:
     print(about_size(data))
     report = Path(folder) / "report.csv"
     if report.is_file():
-        with open(report, newline="") as file:
-            counts = Counter(line["what"] for line in csv.DictReader(file))
+        try:
+            with open(report, newline="", encoding="utf-8", errors="replace") as file:
+                counts = Counter(line["what"] for line in csv.DictReader(file))
+        except (KeyError, csv.Error, OSError) as error:
+            raise InputError(f"{report}: not the report of a conversion ({error}); remove it") from None
         print("when it was made: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + f" (reasons in {report})")
     leaks, notes = warnings(data)
     for note in notes:

@@ -12,10 +12,20 @@ import numpy as np
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.metrics import topk_accuracy
-from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores, result_key, write_results
+from hiclr_fast.evaluation.results import (
+    Outcome,
+    may_replace,
+    print_row,
+    read_results,
+    read_scores,
+    result_key,
+    write_results,
+)
 from hiclr_fast.files.archives import sha256
+from hiclr_fast.files.lock import Lock
 from hiclr_fast.skeletons import STREAMS
 
+FACTS = ("checkpoint", "checkpoint_sha256", "data_checksum", "stream", "origin")
 WEIGHTS = {"equal": (0.5, 0.5, 0.5), "less-motion": (0.6, 0.6, 0.4)}
 
 
@@ -28,9 +38,11 @@ def _load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     results = read_results(folder)
     if results is None:
         raise InputError(f"{folder} holds no results; evaluate that protocol of that run first, with scripts/evaluate.py")
-    checkpoint = Path(results.get("checkpoint", ""))
+    if not all(isinstance(results.get(name), str) for name in FACTS) or "settings" not in results:
+        raise InputError(f"{folder} is no result of one run; give runs whose protocol was evaluated with scripts/evaluate.py")
+    checkpoint = Path(results["checkpoint"])
     if checkpoint.is_file() and sha256(checkpoint) != results["checkpoint_sha256"]:
-        raise InputError(f"{folder} holds results of an older {checkpoint}; evaluate again")
+        raise InputError(f"{folder} holds results of an older {checkpoint}; move them away and evaluate again")
     return results, read_scores(folder)
 
 
@@ -64,7 +76,7 @@ def _aligned(folders: Sequence[Path], results: Sequence[dict], arrays: Sequence[
             theirs = found["scores"].shape[1]
             raise InputError(f"classes do not match: {first} has {shape[1]}, {folder} has {theirs}; evaluate all on one dataset")
         for fact in ("data_checksum", "protocol", "origin", "recalibrated", "settings"):
-            if _without_seeds(result[fact]) != _without_seeds(results[0][fact]):
+            if _without_seeds(result.get(fact)) != _without_seeds(results[0].get(fact)):
                 raise InputError(f"{folder} has another {fact.replace('_', ' ')} than {first}; evaluate all alike")
         aligned.append(found["scores"][rows])
     return aligned
@@ -88,10 +100,14 @@ def ensemble(folders: Sequence[Path], weights: str, out: Path, *, quiet: bool = 
         "inputs": [str(folder) for folder in folders],
         "input_keys": [result["key"] for result in results],
         "data_checksum": results[0]["data_checksum"],
+        "checkpoint_sha256": [result["checkpoint_sha256"] for result in results],
         "origin": results[0]["origin"],
     }
     facts["key"] = result_key({name: value for name, value in facts.items() if name != "inputs"})
-    found = write_results(Path(out), facts, Outcome(percent, name, label, {"scores": scores.astype(np.float32)}))
+    out = Path(out)
+    with Lock(out):
+        may_replace(out, facts)
+        found = write_results(out, facts, Outcome(percent, name, label, {"scores": scores.astype(np.float32)}))
     if not quiet:
         print_row(facts["protocol"], f"{weights}: {'/'.join(map(str, WEIGHTS[weights]))}, {facts['origin']}", percent)
     return found
