@@ -7,19 +7,32 @@ from pathlib import Path
 import numpy as np
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.skeletons import METRES, Layout, Space
 
 COLOURS, MASKED = ("#1f5fa8", "#3a8f3a", "#8a5fb0"), "#d62728"
+HEAD, LEGS = ("head", "nose"), ("hip", "knee", "ankle", "foot")  # in joint names: which way is up
 DEPTH = np.array([0.45, 0.25])  # how far z moves a point right and up: a hidden axis then still leaves a picture
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One row of the sheet. x: (3, T, V, M), masked joints 0; masked: (T, V) bool; drawn: the view's draws in words."""
+    """One row of the sheet. x: (3, T, V, M), masked joints 0; masked: (T, V) bool; drawn: the view's draws in words; space: what
+    the coordinates are, in a plane the third is not drawn."""
 
     title: str
     drawn: str
     x: np.ndarray
     masked: np.ndarray
+    space: Space = METRES
+
+    @property
+    def points(self) -> np.ndarray:
+        """(T, V, M, 2) oblique front view."""
+        points = np.moveaxis(self.x[:2], 0, -1)
+        return points if self.space.flat else points + self.x[2][..., None] * DEPTH
+
+    def wide(self, size: float) -> str:
+        return f"{size:.2f} {({'m': 'm', 'body': 'bodies', 'image': 'half images'})[self.space.unit]} wide"
 
 
 def new_figure(width: float, height: float):
@@ -36,21 +49,16 @@ def _grid(rows: int, columns: int, width: float, height: float):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _project(x: np.ndarray) -> np.ndarray:
-    """(..., 2) oblique front view of x (3, ...)."""
-    return np.moveaxis(x[:2], 0, -1) + x[2][..., None] * DEPTH
-
-
 def _limits(picture: Picture) -> tuple[np.ndarray, float]:
     """(centre, half width) of a square that holds every frame."""
-    points = _project(picture.x).reshape(-1, 2)
+    points = picture.points.reshape(-1, 2)
     low, high = points.min(0), points.max(0)
     return (low + high) / 2, max(0.55 * float((high - low).max()), 1e-3)
 
 
 def draw_frame(axes, picture: Picture, frame: int, bones: Sequence[tuple[int, int]]) -> None:
     """One frame into a matplotlib axes: bodies in colours, masked joints (at 0, where the encoder sees them) in red."""
-    points, hidden = _project(picture.x[:, frame]), picture.masked[frame]  # (V, M, 2)
+    points, hidden = picture.points[frame], picture.masked[frame]  # (V, M, 2)
     for body in range(points.shape[1]):
         if not picture.x[..., body].any():
             continue
@@ -74,7 +82,7 @@ def contact_sheet(found: Sequence[Picture], bones: Sequence[tuple[int, int]], pa
             draw_frame(axes[row, column], picture, frame, bones)
             if row == 0:
                 axes[row, column].set_title(f"frame {frame}", fontsize=8)
-        label = f"{picture.title}\n{picture.drawn}\n{2 * _limits(picture)[1]:.2f} m wide"
+        label = f"{picture.title}\n{picture.drawn}\n{picture.wide(2 * _limits(picture)[1])}"
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -94,3 +102,67 @@ def animation(found: Sequence[Picture], bones: Sequence[tuple[int, int]], path: 
         return []
 
     FuncAnimation(figure, update, frames=found[0].x.shape[1]).save(path, writer=PillowWriter(fps=fps), dpi=80)
+
+
+def spread(layout: Layout) -> np.ndarray:
+    """(V, 2) places that show the tree: the centre in the middle, each bone one unit long, right joints on the left side of the
+    picture as of a person who faces us, left joints as their mirror image."""
+    near = {v: [] for v in range(layout.num_joints)}
+    for a, b in layout.bones:
+        near[a].append(b)
+        near[b].append(a)
+    left, right = set(layout.left), set(layout.right)
+    place = np.zeros((layout.num_joints, 2))
+
+    def leaves(v: int, before: int) -> int:
+        return sum(leaves(w, v) for w in near[v] if w != before and w not in left) or 1
+
+    def names(v: int, before: int, words: tuple[str, ...]) -> bool:
+        """Whether a joint from v on is called so."""
+        here = any(word in layout.joint_names[v].lower() for word in words)
+        return here or any(names(w, v, words) for w in near[v] if w != before)
+
+    def fan(joints: list[int], v: int, middle: float, width: float) -> None:
+        """Places the joints around v, in a fan of directions (radians), each with a share that its leaves need."""
+        shares = np.array([leaves(w, v) for w in joints], dtype=float)
+        edges = middle - width / 2 + width * np.cumsum([0, *shares]) / max(shares.sum(), 1)
+        for w, low, high in zip(joints, edges[:-1], edges[1:], strict=True):
+            angle = (low + high) / 2
+            place[w] = place[v] + (np.cos(angle), np.sin(angle))
+            grow(w, v, angle, min(high - low, 1.5))
+
+    def grow(v: int, before: int, angle: float, width: float) -> None:
+        ahead = [w for w in near[v] if w != before and w not in left]
+        sides = [w for w in ahead if w in right and v not in right]
+        middle = [w for w in ahead if w not in sides]
+        if before < 0 and sides:
+            up = [w for w in middle if names(w, v, HEAD) and not names(w, v, LEGS)] or middle[1:]
+            fan(up, v, np.pi / 2, 0.9)
+            middle = [w for w in middle if w not in up]
+        fan(middle, v, angle, width if v in right or sides or before >= 0 else 2 * np.pi)
+        fan(sides, v, np.pi + 0.3 if before < 0 else angle + 0.9 * np.sign(np.sin(angle)), 1.9 if before < 0 else 1.2)
+
+    grow(layout.center, -1, -np.pi / 2, 0.9)
+    for l, r in zip(layout.left, layout.right, strict=True):
+        place[l] = place[r] * (-1, 1)
+    return place
+
+
+def draw_layout(layout: Layout, path: Path) -> None:
+    """PNG: every joint with its number and name, bones, parts in colours, mirror partners, the centre as a star."""
+    figure, axes = _grid(1, 1, 11, 9)
+    ax, place = axes[0, 0], spread(layout)
+    for a, b in layout.bones:
+        ax.annotate("", place[a], place[b], arrowprops=dict(arrowstyle="-|>", color="#888888", lw=1.4, shrinkA=4, shrinkB=4))
+    for number, (part, joints) in enumerate(layout.parts):
+        ax.plot(*place[list(joints)].T, "o", color=f"C{number % 10}", ms=9, label=part)
+    ax.plot(*place[layout.center], "*", color="black", ms=8, label="centre")
+    for v, name in enumerate(layout.joint_names):
+        partner = f" ~{layout.mirror[v]}" if layout.mirror[v] != v else ""
+        ax.annotate(f"{v} {name}{partner}", place[v], xytext=(7, 5), textcoords="offset points", fontsize=7.5, rotation=25)
+    title = f"{layout.name}: {layout.num_joints} joints; arrows from the parent, ~k: joint k is the mirror partner"
+    ax.set_title(title, fontsize=10)
+    ax.set(aspect="equal", xticks=[], yticks=[])
+    ax.margins(0.14)
+    ax.legend(fontsize=8, loc="best")
+    figure.savefig(path, dpi=110)

@@ -19,16 +19,21 @@ def train_candidate(candidate, config: FinetuneConfig, rows: np.ndarray | None, 
     """Trains a `Candidate`'s encoder with a new head on the given rows (none: all) of its training split."""
     if candidate.recalibrate:
         raise InputError("training replaces the batch-norm statistics; leave --recalibrate out, it is for frozen features")
+    if candidate.feature_dtype != "float32":
+        raise InputError(f"--feature-dtype {candidate.feature_dtype} is for frozen features; to train in bfloat16 give --amp")
     train, val = candidate.splits()
     rows = np.arange(len(train)) if rows is None else rows
     encoder = candidate.encoder(dropout=config.dropout)
     data = candidate.data
-    training = Training(encoder, train, val, rows, len(data.classes), data.layout, candidate.stream, config, candidate.device)
+    how = dict(ranks=candidate.ranks, graph=not candidate.no_graph, space=data.space)
+    place = data.layout, candidate.stream, config, candidate.device
+    training = Training(encoder, train, val, rows, len(data.classes), *place, **how)
     scores = training.run(folder / UNFINISHED, key)
+    parts = candidate.keep_classifier(training.model.encoder, training.model.head, folder, key)
     best, best_epoch = training.best
     percent = {f"top{k}": topk_accuracy(scores, val.label, k) for k in (1, 5)} | {"best_on_test_top1": best}
     more = {"headline": "last epoch", "schedule": asdict(config), "best_on_test_epoch": best_epoch, "loss": training.losses}
-    return Outcome(percent, val.name, val.label, {"scores": scores}, more)
+    return Outcome(percent, val.name, val.label, {"scores": scores}, more, parts=parts)
 
 
 def finetune(candidate, settings: FinetuneConfig, folder: Path, key: str) -> Outcome:

@@ -16,14 +16,16 @@ _MASK = 0xFFFFFFFF
 
 
 def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    product = a * b  # int64 wraps modulo 2^64, so both 32-bit halves are right
-    return (product >> 32) & _MASK, product & _MASK
+    """High and low word of the product. In 16-bit halves of b, because a product beyond 2^63 is undefined in the C++ that
+    torch.compile writes: gcc made other numbers of it."""
+    low, high = a * (b & 0xFFFF), a * (b >> 16)  # below 2^48
+    return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _MASK
 
 
-def philox(key: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(key: int | Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four words of 32 random bits for every counter.
 
-    key: 64-bit seed. c0..c3: int64 tensors of values in [0, 2^32), shapes that broadcast together.
+    key: 64-bit seed, or () int64. c0..c3: int64 tensors of values in [0, 2^32), shapes that broadcast together.
     Returns four int64 tensors of the broadcast shape, values in [0, 2^32).
     """
     k0, k1 = key & _MASK, (key >> 32) & _MASK
@@ -60,3 +62,14 @@ def normal(key: int, c1: Tensor, c2: Tensor, c3: Tensor, rows: int, count: int, 
     angle = 2 * math.pi * u[..., 1]
     z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)  # (*, rows, Q, pair, 2)
     return z.flatten(-2).transpose(-2, -1).flatten(-2)[..., :count]
+
+
+def keep(seed: int | Tensor, count: int, dropped: int, device: torch.device | str = "cpu") -> Tensor:
+    """(count,) bool: which values dropout keeps, each but with probability dropped / 65536.
+
+    Sixteen bits a value: block i of four words makes the values 8 i to 8 i + 7, two of each, in the order of words 0, 2, 1, 3.
+    """
+    block = torch.arange(-(-count // 8), device=device)
+    a, b, c, d = philox(seed, block & _MASK, block >> 32, *torch.zeros(2, 1, dtype=torch.int64, device=device))
+    words = torch.stack([a, c, b, d], dim=1)
+    return torch.stack([words & 0xFFFF, words >> 16], dim=2).flatten()[:count] >= dropped
