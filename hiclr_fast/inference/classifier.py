@@ -11,6 +11,7 @@ from torch import nn
 
 from hiclr_fast.data.contract import Contract
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.json_files import expect, parse_json
 from hiclr_fast.files.settings import update
 from hiclr_fast.files.tensors import load_weights_file, save_weights
 from hiclr_fast.inference.encoder import PretrainedEncoder
@@ -113,8 +114,10 @@ def load_classifier(
     file = classifier_of(Path(path), head)
     state, facts = load_weights_file(file)
     try:
-        values, classes = json.loads(facts["config"]), tuple(map(str, json.loads(facts["classes"])))
-        contract = Contract.from_dict(json.loads(facts["input"]), str(file))
+        said = {name: parse_json(facts[name].encode(), f"{file} {name}") for name in ("config", "classes", "input")}
+        values = expect(said["config"], dict, str(file), "config")
+        classes = tuple(expect(name, str, str(file), "a class") for name in said["classes"])
+        contract = Contract.from_dict(said["input"], str(file))
         weight, bias = state["head.weight"], state["head.bias"]
         linear = nn.Linear(weight.shape[1], weight.shape[0])
         linear.load_state_dict({"weight": weight, "bias": bias})

@@ -142,6 +142,8 @@ class Pretrainer:
                 )
         if state.get("data_checksum") != self.data.checksum:
             raise InputError(f"{where} was trained on another dataset than {self.data.path}; give that one with --data")
+        if state.get("layout", self.data.layout.name) != self.data.layout.name:
+            raise InputError(f"{where} names another layout than {self.data.layout.name}, which its data have; take another copy")
         missing = {"optimizer", "scaler", "sums", "epoch", "step", "world"} - set(state)
         if missing:
             raise InputError(f"{where} holds no {min(missing)}; it is no checkpoint to continue from")
