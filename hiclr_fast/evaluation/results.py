@@ -14,8 +14,13 @@ from typing import Any
 
 import numpy as np
 
+<<<<<<< HEAD
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz, sha256
+=======
+from hiclr_fast.errors import InputError, writing
+from hiclr_fast.files.archives import open_regular, read_npz, sha256
+>>>>>>> main
 from hiclr_fast.files.atomic import replacing
 from hiclr_fast.files.json_files import read_json
 
@@ -56,6 +61,8 @@ def result_key(facts: dict[str, Any]) -> str:
 def write_results(folder: Path, facts: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
     """Writes everything beside its place, then exchanges one file after the other, results.json last. Returns what that holds."""
     outcome.check(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # what is entered first takes its place last
         results = stack.enter_context(replacing(folder / RESULTS))
         files = {name: sha256(folder / name) for name in outcome.parts}

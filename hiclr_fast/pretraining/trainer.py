@@ -20,6 +20,7 @@ from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.models.layers import synchronise
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.step import TrainStep
+from hiclr_fast.skeletons import unlike
 from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.optimizer import learning_rate, scaled_rate
 from hiclr_fast.training.readback import Readback
@@ -36,9 +37,10 @@ MOST_RANKS = 1 << 16  # that a checkpoint may be of
 def check_job(config: PretrainConfig, data: Packed, ranks: Ranks) -> None:
     """InputError where settings, data and number of ranks do not go together."""
     config.check()
-    for name, want, have in (("layout", config.layout, data.layout.name), ("frames", config.frames, data.shape[1])):
-        if want is not None and want != have:
-            raise InputError(f"{data.path} has {name} {have}, the config says {want}; change {name} or the data")
+    if config.frames not in (None, data.shape[1]):
+        raise InputError(f"{data.path} has frames {data.shape[1]}, the config says {config.frames}; change frames or the data")
+    if config.layout is not None and (how := unlike(config.layout, data.layout)):
+        raise InputError(f"{data.path} has layout {data.layout.name}, the config says {config.layout}{how}; change one of them")
     if config.batch_size % (ranks.world * config.accumulate):
         raise InputError(
             f"batch_size {config.batch_size} does not divide by {ranks.world} ranks x {config.accumulate} passes; change it"
@@ -58,6 +60,11 @@ def make_model(config: PretrainConfig, data: Packed, device: torch.device, ranks
     return model
 
 
+def settings(config: PretrainConfig) -> dict[str, Any]:
+    """Every setting by name, those of the augmentation one by one."""
+    return {**vars(config), **{f"augment {name}": value for name, value in vars(config.augment).items()}, "augment": None}
+
+
 class Pretrainer:
     """One run, on one of its ranks: all ranks are in the same state. `loop.train` takes it through its epochs."""
 
@@ -68,7 +75,7 @@ class Pretrainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.model = make_model(config, data, self.device, ranks)
-        self.train = TrainStep(config, data.layout, self.model, ranks)
+        self.train = TrainStep(config, data.layout, self.model, ranks, data.space)
         self.do_step = self.train if config.no_graph or self.device.type != "cuda" else GraphedStep(self.train)
         size, part = config.batch_size // ranks.world, dict(rank=ranks.rank, world=ranks.world)
         memory = dict(mode=config.loader, share=config.memory_share)
@@ -135,11 +142,9 @@ class Pretrainer:
     def restore(self, state: dict[str, Any], where: str) -> None:
         """Continues from a checkpoint; InputError when it is of another model, method or dataset."""
         theirs = update(PretrainConfig(), state["config"], f"{where} config")
-        for name, value in vars(self.config).items():
-            if name not in MAY_CHANGE and getattr(theirs, name) != value:
-                raise InputError(
-                    f"{where} was trained with {name} {getattr(theirs, name)}, not {value}; resume with the same, or start anew"
-                )
+        for name, value in settings(self.config).items():
+            if name not in MAY_CHANGE and (other := settings(theirs)[name]) != value:
+                raise InputError(f"{where} was trained with {name} {other}, not {value}; resume with the same, or start anew")
         if state.get("data_checksum") != self.data.checksum:
             raise InputError(f"{where} was trained on another dataset than {self.data.path}; give that one with --data")
         if state.get("layout", self.data.layout.name) != self.data.layout.name:

@@ -179,8 +179,17 @@ def get_layout(name: str | Path) -> Layout:
 def read_layout(path: Path) -> Layout:
     """A layout from a JSON file: an object with the fields of `Layout`, see `Layout.from_dict`; its name is the file's unless
     it has one."""
-    values = parse_json(read_whole(path, LARGEST), f"{path} (`hiclr prepare layout coco17` shows a layout as JSON)")
+    values = parse_json(read_whole(path, LARGEST), str(path))
     return own_name(Layout.from_dict(values, str(path), Path(path).stem), str(path))
+
+
+def unlike(name: str, layout: Layout) -> str:
+    """Why the layout is not the one called so, in words to go behind its name; empty where it is. Of a name that is not built in
+    and no .json file only the name is known."""
+    if name in LAYOUTS or Path(name).suffix == ".json":
+        how = difference(get_layout(name), layout)
+        return f" ({how})" if how else ""
+    return "" if name == layout.name else " (another name)"
 
 
 def own_name(layout: Layout, where: str) -> Layout:
