@@ -5,6 +5,7 @@ It comes from the packed set that a network was trained on, and goes with its we
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,12 @@ from hiclr_kernels.augment.reference import Stream
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.json_files import expect
 from hiclr_fast.files.settings import update
 from hiclr_fast.skeletons import STREAMS, Layout, difference
 
 EMPTY_BODIES = "zeros; features are the mean over all bodies of the shape, absent ones included"
+MOST_NUMBERS = 1 << 28  # of one input
 ASSUMED = "assumed"  # a key of facts: no file says so
 
 
@@ -89,9 +92,13 @@ class Contract:
         try:
             facts = {name: v for name, v in values.items() if name not in ("layout", "shape", "stream", "empty_bodies")}
             layout = Layout.from_dict(values["layout"], where)
-            shape, stream = tuple(int(s) for s in values["shape"]), values["stream"]
+            shape, stream = tuple(expect(s, int, where, "a length") for s in values["shape"]), values["stream"]
             if len(shape) != 4 or min(shape) < 1 or shape[2] != layout.num_joints or stream not in STREAMS:
-                raise ValueError(f"shape {shape}, {layout.num_joints} joints, stream {stream!r}")
+                raise ValueError(f"{len(shape)} lengths for {layout.num_joints} joints and one of {', '.join(STREAMS)}")
+            how = expect(facts.get("preprocessing", {}), dict, where, "preprocessing")
+            if how.get("frames", shape[1]) != shape[1] or math.prod(shape) > MOST_NUMBERS:
+                raise ValueError(f"{shape[1]} frames are not those of the preprocessing, or too many")
+            expect(facts.get("classes", []), list, where, "classes")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{where}: not a description of a network's input ({error}); export the network again") from None
         return cls(layout, shape, stream, facts)

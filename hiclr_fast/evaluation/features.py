@@ -110,6 +110,8 @@ def _from_cache(cache: Path, data: Packed) -> dict[str, Features]:
         if not (rows and same and len(one.feature) == len(split)):
             raise InputError(f"{cache}: not the features of {data.path}")
         found[name] = one
+    if len({one.feature.shape[1] for one in found.values()}) > 1:
+        raise InputError(f"{cache}: features of different width in the splits")
     check_finite(found.values(), str(cache))
     return found
 
