@@ -188,3 +188,5 @@ def test_traffic_is_near_its_floor():
     backward = traffic(**shape, backward=True)
     assert {name for name, _, _ in backward} == {"band", "inputs", "sums", "weights", "diagonals"}
     assert 7 * one < sum(r + w for _, r, w in backward) < 8 * one
+    apart = traffic(**shape, backward=True, fold=False)
+    assert sum(r for _, r, _ in backward) - sum(r for _, r, _ in apart) == 2 * (one + 3 * 4 * 16 * 4)  # z2, a, b, c, twice
