@@ -6,6 +6,7 @@ Each benchmark fills `benchmark.extra_info` with op, variant, device, dtype, sha
 import datetime
 import gc
 import json
+import os
 import platform
 import subprocess
 import time
@@ -19,7 +20,8 @@ KEYS = ("op", "variant", "device", "dtype", "shape", "items_per_s")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--record", action="store_true", help="append every benchmark to bench/results/{op}.jsonl")
+    say = "append every benchmark to {op}.jsonl in this folder; default: bench/results"
+    parser.addoption("--record", nargs="?", const=RESULTS, type=Path, help=say)
 
 
 def clock() -> float:
@@ -42,10 +44,14 @@ def machine() -> dict:
     """What a reader needs to know of the machine; no host names."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     cpu = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), platform.machine())
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    try:
+        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+        commit = git.stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": git.stdout.strip(),
+        "commit": commit or os.environ.get("COMMIT", ""),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu": cpu,
@@ -81,11 +87,11 @@ def pytest_terminal_summary(terminalreporter, config):
             f"{r['op']:10} {r['shape']:28} {r['variant']:18} {r['dtype']:9} {r['device']:5} {ratio} "
             f"{r['median_s'] * 1e3:10.2f} ms ({spread}, n={r['n']}) {r['items_per_s']:12.1f} items/s {extra}"
         )
-    if config.getoption("--record"):
+    if folder := config.getoption("--record"):
         facts = machine()
-        RESULTS.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for r in found:
-            with open(RESULTS / f"{r['op']}.jsonl", "a") as file:
+            with open(folder / f"{r['op']}.jsonl", "a") as file:
                 file.write(json.dumps({**r, **facts}) + "\n")
 
 

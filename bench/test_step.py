@@ -4,40 +4,18 @@ official_no_loader: its step on views that lie on the device already. floor_frac
 FLOPs (`hiclr_fast/pretraining/step_ledger.py`), over its median.
 """
 
-import tempfile
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from memory import too_large
+from memory import largest_batch, too_large
 from official_style import LAYOUT, PlainTrainer, Views
+from our_step import QUEUE, SHAPE, dataset, facts, trainer
 
-from hiclr_fast.data.packed.dataset import Packed, Split
-from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.profile import rates
 from hiclr_fast.pretraining.step_ledger import floor, floor_seconds
 from hiclr_fast.pretraining.trainer import Pretrainer
 
-QUEUE = 32768
-SHAPE = (3, 50, LAYOUT.num_joints, 2)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-def dataset(n: int) -> Packed:
-    """Random NTU-shaped skeletons, half with an empty second body; the speed does not depend on the values."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(0, 0.3, (n, *SHAPE)).astype(np.float32)
-    x[::2, ..., 1] = 0
-    file = Path(tempfile.mkdtemp()) / "train.npy"
-    np.save(file, x)
-    split = Split(Rows([file]), np.zeros(n, np.int64), np.arange(n).astype(str), np.full(n, -1), np.full(n, -1))
-    return Packed("memory", LAYOUT, ("a",), x.shape[1:], {"train": split}, "none")
-
-
-def trainer(batch: int, device: str, **kw) -> Pretrainer:
-    return Pretrainer(PretrainConfig(batch_size=batch, queue_size=QUEUE, device=device, **kw), dataset(4 * batch))
 
 
 def copy_weights(ours: Pretrainer, plain: PlainTrainer) -> None:
@@ -75,10 +53,6 @@ def agree(device: str = "cpu", **kw) -> None:
         mine, theirs = ours.model.encoder_q, plain.encoder_q
         for a, b in ((mine.projector[2], theirs.fc[2]), (mine.data_bn, theirs.data_bn)):
             assert (a.weight.grad - b.weight.grad).norm() <= 5e-2 * b.weight.grad.norm()
-
-
-def facts(batch: int, device: str, variant: str, dtype: str) -> dict:
-    return dict(op="step", variant=variant, device=device, dtype=dtype, shape=f"N{batch} T50 V25 M2 Q{QUEUE}", items=batch)
 
 
 def official(batch: int, device: str, loaded: bool):
@@ -124,18 +98,21 @@ def cases():
                 yield pytest.param("cpu", batch, name, id=f"cpu-{batch}-{name}")
         for batch in (128, 1024, *((4096,) if kw.get("amp") else ())):
             yield pytest.param("cuda", batch, name, id=f"cuda-{batch}-{name}", marks=pytest.mark.gpu)
+    yield pytest.param("cuda", None, "step_amp", id="cuda-largest-step_amp", marks=pytest.mark.gpu)
 
 
 @pytest.mark.parametrize(("device", "batch", "variant"), list(cases()))
 def test_step(measure, benchmark, device, batch, variant):
-    """Ours: views, encoders, loss, backward, optimizer, moving average, queue."""
+    """Ours: views, encoders, loss, backward, optimizer, moving average, queue. batch: None is the largest that fits."""
     kw = VARIANTS[variant]
     torch._dynamo.reset()  # it compiles eight shapes of one forward in a process, then silently none
     agree(device, **kw)
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        if reason := too_large(PretrainConfig(batch_size=batch, queue_size=QUEUE, **kw), LAYOUT, SHAPE, batch):
+        place = PretrainConfig(queue_size=QUEUE, **kw), LAYOUT, SHAPE
+        batch = batch or largest_batch(*place, torch.cuda.mem_get_info()[0])
+        if reason := too_large(*place, batch):
             pytest.skip(reason)
     ours = trainer(batch, device, **kw)
     batches = (given for epoch in range(1, 10**6) for given in ours.loader.epoch(epoch))

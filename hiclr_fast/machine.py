@@ -29,7 +29,10 @@ def environment(device: torch.device) -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = None
     here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
-    found["commit"] = git.stdout.strip() or None
+    try:
+        git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
+        found["commit"] = git.stdout.strip() or None
+    except OSError:  # no git on this machine
+        found["commit"] = None
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return found
