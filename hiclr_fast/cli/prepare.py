@@ -1,9 +1,6 @@
 """Makes packed datasets from raw recordings, and checks them."""
 
-from typing import Annotated
-
-import tyro
-
+from hiclr_fast.cli.arguments import choose
 from hiclr_fast.data.prepare import Check, Ntu, Official, Pku, Pyskl, Sequences, Synthetic, Ucla
 
 COMMANDS = {
@@ -19,8 +16,4 @@ COMMANDS = {
 
 
 def main() -> int | None:
-    choice = None
-    for name, command in COMMANDS.items():
-        one = Annotated[command, tyro.conf.subcommand(name)]
-        choice = one if choice is None else choice | one
-    return tyro.cli(choice, description=__doc__).run()
+    return choose(COMMANDS, __doc__).run()

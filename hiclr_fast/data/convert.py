@@ -22,8 +22,9 @@ from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.data.packed.writer import exclusive, write_packed
 from hiclr_fast.data.preprocess import Preprocess, preprocess
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.atomic import write_npz
 from hiclr_fast.skeletons import Layout
 
 CHUNK = 512  # items between two points where an interrupted run continues
@@ -54,6 +55,11 @@ def _signature(items: Iterable[Any], settings: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def _spelled(text: Any) -> str:
+    """With escapes for the bytes of a file name that are no text."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
 def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how: Preprocess, options: Conversion):
     """([(row, recording)], [(name, what, reason)]) of one item."""
     kept, report = [], []
@@ -62,9 +68,11 @@ def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how:
     except InputError as error:
         if options.strict:
             raise
-        return kept, [(str(item), "rejected", str(error))]
+        return kept, [(_spelled(item), "rejected", _spelled(error))]
     for recording in recordings:
         try:
+            if _spelled(recording.name) != recording.name:
+                raise InputError(f"{_spelled(recording.name)}: the name is no text; rename the file")
             if len(recording.frames) < options.min_frames:
                 raise InputError(f"{recording.name}: {len(recording.frames)} frames, at least {options.min_frames} are wanted")
             frames, note = repaired(recording)
@@ -76,7 +84,7 @@ def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how:
         except InputError as error:
             if options.strict:
                 raise
-            report.append((recording.name, "rejected", str(error)))
+            report.append((_spelled(recording.name), "rejected", _spelled(error)))
     return kept, report
 
 
@@ -89,10 +97,9 @@ def _save_chunk(done: Path, results: list) -> None:
     columns["split"] = np.array([r.split or "" for _, r in kept], dtype=str)
     columns["report"] = np.array(report, dtype=str).reshape(-1, 3)
     if kept:
-        np.save(done.with_suffix(".npy"), np.stack([x for x, _ in kept]))
-    temporary = done.with_suffix(".tmp.npz")
-    np.savez(temporary, **columns)
-    os.replace(temporary, done)
+        with writing(done):
+            np.save(done.with_suffix(".npy"), np.stack([x for x, _ in kept]))
+    write_npz(done, columns)
 
 
 def convert(

@@ -16,6 +16,7 @@ from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.classifier_step import ClassifierStep
+from hiclr_fast.evaluation.features import check_statistics
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.schedule import FinetuneConfig, finetune_rate
 from hiclr_fast.files.tensors import load_checkpoint, save_tensors
@@ -115,7 +116,12 @@ class Training:
             x = torch.from_numpy(self.val.x[start : start + EVAL_BATCH]).to(self.device)
             with exact():
                 parts.append(self.model(self._stream(x)).float().cpu())
-        return torch.cat(parts).numpy()
+        found = torch.cat(parts).numpy()
+        where = f"epoch {self.epoch}"
+        if not np.isfinite(found).all():
+            raise InputError(f"{where}: scores became NaN or Inf; the state before it is kept. Lower --lr, or check the data")
+        check_statistics(self.model, where)
+        return found
 
     def run(self, state: Path, key: str) -> np.ndarray:
         """Trains to the last epoch and returns its scores. state: file of the unfinished training, written

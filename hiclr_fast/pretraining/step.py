@@ -87,9 +87,9 @@ class TrainStep:
             graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
         with self.autocast():
             with self.phase("query forward"):
-                q = model.queries(views[:-1], graphs, self.together)
+                q, key = model.pair(views[:-1], views[-1], graphs, self.together)
             with self.phase("key forward"):
-                key = model.keys(views[-1], move=False)
+                key = model.keys(views[-1], move=False) if key is None else key  # else it came with the queries
         with self.phase("loss"):
             loss, terms = model.loss(q, key, c.weights, topk, half=c.amp and self.device.type == "cuda")
         with self.phase("backward"):
@@ -109,6 +109,7 @@ class TrainStep:
         return [*self.model.parameters(), *self.model.buffers(), *momenta, self.sums]
 
     def health(self) -> Tensor:
-        """(B + 4,) float32: `sums`, then the largest magnitude of any weight (NaN when one is not a number)."""
-        weights = torch.stack(torch._foreach_norm(list(self.model.parameters()), float("inf")))
+        """(B + 4,) float32: `sums`, then the largest magnitude in weights, statistics and queue (NaN when one is no number)."""
+        buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        weights = torch.stack(torch._foreach_norm([*self.model.parameters(), *buffers], float("inf")))
         return torch.cat([self.sums, weights.max()[None]])

@@ -12,6 +12,7 @@ from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import as_plain, update
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.build import initial_encoder
@@ -73,6 +74,7 @@ class Pretrainer:
         memory = dict(mode=config.loader, share=config.memory_share)
         self.loader = make_loader(data["train"], size, config.seed, self.device, **part, **memory)
         self.epoch, self.step = 1, 0  # the next step to do: 1-based epoch, 0-based step inside it
+        self.lock: Lock | None = None  # on the run folder, by rank 0, from `start` or `resume` on
         self.stop = False  # a signal came; with several ranks `self.train.sums` tells it to all of them
 
     @property
@@ -80,13 +82,14 @@ class Pretrainer:
         """The training split's x, where it lies on the device."""
         return self.loader.x if isinstance(self.loader, ResidentLoader) else None
 
-    def lr_now(self) -> float:
-        c, done = self.config, self.step / self.loader.steps
+    def lr_at(self, step: int) -> float:
+        """Of that step of the current epoch."""
+        c, done = self.config, step / self.loader.steps
         rules = dict(epochs=c.epochs, drops=c.drops, warmup=c.warmup_epochs, schedule=c.schedule)
         return learning_rate(self.epoch + done, base=scaled_rate(c.lr, c.batch_size, c.lr_batch), **rules)
 
     def train_step(self, batch: Batch) -> None:
-        self.train.prepare(self.lr_now(), (self.epoch - 1) * self.loader.steps + self.step)
+        self.train.prepare(self.lr_at(self.step), (self.epoch - 1) * self.loader.steps + self.step)
         if self.stop:
             self.train.stopping.fill_(1)
         self.do_step(batch, self.epoch > self.config.mining_epoch)
@@ -96,15 +99,21 @@ class Pretrainer:
         if isinstance(self.do_step, GraphedStep):
             self.do_step.close()
 
+    def release(self) -> None:
+        """Lets other processes have the run folder."""
+        if self.lock:
+            self.lock.release()
+
     def check_finite(self, numbers: list[float] | None = None) -> None:
-        """InputError when the loss or a weight is no longer a number. The checkpoint on disk stays as it was.
+        """InputError when the loss, a weight, a batch-norm statistic or a row of the queue is no longer a number.
+        The checkpoint on disk stays as it was.
 
         numbers: of `TrainStep.health`; none: those of now, for which it waits.
         """
         if not all(map(math.isfinite, Readback(self.device).now(self.train.health()) if numbers is None else numbers)):
             raise InputError(
-                f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}; the last good checkpoint is kept. "
-                "Lower --lr, add --warmup-epochs, or use --amp-dtype bf16"
+                f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}, or a weight or a statistic "
+                "did; the last good checkpoint is kept. Lower --lr, add --warmup-epochs, use --amp-dtype bf16, or check the data"
             )
 
     def state(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from hiclr_kernels.augment.draw import ViewStrength
 from hiclr_kernels.augment.reference import Stream
 from torch import Tensor
 
+from hiclr_fast.errors import InputError
+from hiclr_fast.files.ranges import SHARE, SOME, Range, check_ranges
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.views.strong import adain, draw_roll
 
@@ -27,20 +29,42 @@ class AugmentConfig:
     crop_ratio: int = 6  # reflected frames at both ends: T // crop_ratio
     shear: float = 0.5  # off-diagonals U(-shear, shear)
     flip_p: float = 0.5
+    """probability that left and right change places"""
     rotate_main: float = 30.0  # degrees, one random axis U(0, main)
     rotate_minor: float = 1.0  # degrees, the other two U(0, minor)
     noise_std: float = 0.01  # metres
     noise_p: float = 0.5
+    """probability of noise"""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """frames, U(low, high)"""
     blur_p: float = 0.5
+    """probability of a Gaussian blur in time"""
     blur_normalized: bool = False  # the release does not divide the taps by their sum
     axis_p: float = 0.5
+    """probability that one axis is hidden"""
     time_flip_p: float = 0.0  # exists in the feeder, off in the release
     mask_ratio: float = 0.1  # strong: int(ratio * V) joints a frame
     mask_per_sample: bool = False  # the release draws one mask for the whole batch
     adain: Literal["off", "sequence", "frame"] = "off"  # strong: SkeleAdaIN, statistics over the sequence or each frame
     edge_drop: float = 0.0  # strong: every layer drops edges at a rate U(0, edge_drop); paper 0.1, off in the release
     edge_add: float = 0.0  # strong: every layer adds absent edges at a rate U(0, edge_add); paper 0.05, off in the release
+
+    def check(self) -> None:
+        """InputError on values that make no sense."""
+        check_ranges(self, RANGES, "augment {}")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise InputError(f"augment blur_sigma {self.blur_sigma}: expected the smaller first")
+
+
+RANGES = {
+    "crop_ratio": SOME,
+    "shear": Range(0, 100),
+    "rotate_main": Range(0, 360),
+    "rotate_minor": Range(0, 360),
+    "noise_std": Range(0, 100),
+    "blur_sigma": Range(0, 1000, above=True),
+    **dict.fromkeys(("flip_p", "noise_p", "blur_p", "axis_p", "time_flip_p", "mask_ratio", "edge_drop", "edge_add"), SHARE),
+}
 
 
 def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int) -> ViewStrength:

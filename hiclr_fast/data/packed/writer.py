@@ -1,6 +1,7 @@
 """Writes a packed dataset: rows stream through, the folder is whole or absent."""
 
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -15,8 +16,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import FORMAT, VERSION, Split, check_labels, check_values, chunks
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import InputError, os_sentence, writing
 from hiclr_fast.files.archives import sha256
+from hiclr_fast.files.atomic import new_folder
 from hiclr_fast.skeletons import LAYOUTS, Layout
 
 SHARD = 1 << 30  # bytes of one row file
@@ -28,8 +30,7 @@ def exclusive(out: Path) -> Iterator[Path]:
     """Only one process makes `out` at a time (a lock that the system drops when its holder dies). InputError when another does,
     or when `out` exists already."""
     out = Path(out)
-    if out.exists():
-        raise InputError(f"{out} exists already; choose another folder or remove it first")
+    _must_be_new(out)
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +38,21 @@ def exclusive(out: Path) -> Iterator[Path]:
     except Timeout:
         raise InputError(f"{out} is being written by another process; wait for it, or choose another folder") from None
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+        raise InputError(f"cannot write {os_sentence(error, out)}") from None
     try:
-        yield out
+        _must_be_new(out)  # another process may have finished it meanwhile
+        for left in out.parent.glob(f".{glob.escape(out.stem)}.*tmp{glob.escape(out.suffix)}"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        with writing(out):
+            yield out
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _must_be_new(out: Path) -> None:
+    if os.path.lexists(out):
+        raise InputError(f"{out} exists already; choose another folder or remove it first")
 
 
 def write_packed(
@@ -66,23 +76,15 @@ def write_packed(
         if len(data) == 0:
             raise InputError(f"{source}: the {split} split would be empty; check the split option")
         check_labels(data.label, len(classes), f"{source} {split}")
-    with nullcontext(Path(out)) if locked else exclusive(out) as out:
-        temporary = out.parent / f".{out.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-        temporary.mkdir()
-        try:
-            meta = _write_files(temporary, splits, source, shard_bytes, report)
-            meta |= {
-                "source": source,
-                "layout": layout.name if LAYOUTS.get(layout.name) == layout else asdict(layout),
-                "classes": list(classes),
-                "preprocessing": preprocessing,
-            }
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-            os.rename(temporary, out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with nullcontext(Path(out)) if locked else exclusive(out) as out, new_folder(out) as temporary:
+        meta = _write_files(temporary, splits, source, shard_bytes, report)
+        meta |= {
+            "source": source,
+            "layout": layout.name if LAYOUTS.get(layout.name) == layout else asdict(layout),
+            "classes": list(classes),
+            "preprocessing": preprocessing,
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
 def _write_files(folder: Path, splits: dict[str, Split], source: str, shard_bytes: int, report: Sequence) -> dict:
