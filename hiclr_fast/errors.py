@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,7 +32,10 @@ FIXES = {
     errno.EAGAIN: "raise the limits on processes and memory (ulimit -u, -v)",
 }
 WRITERS = ("inline_container", "PytorchStreamWriter", "serializing: I/O error")  # of torch and safetensors: no errno is kept
-MEMORY = ("can't start new thread", "can't allocate memory", "std::bad_alloc", "cannot allocate memory", "failed to map segment")
+MEMORY = (
+    *("can't start new thread", "can't allocate memory", "cannot allocate memory"),
+    *("std::bad_alloc", "failed to map segment", "could not create a primitive"),
+)
 
 
 def os_sentence(error: OSError, path: Path | str | None = None) -> str:
@@ -54,6 +58,9 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if not any(known in str(error) for known in WRITERS):
             raise
+        number = re.search(r"os error (\d+)", str(error))
+        if number:
+            raise InputError(f"cannot write {os_sentence(OSError(int(number[1]), os.strerror(int(number[1]))), path)}") from error
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"cannot write {path}: the disk is full or takes no file of that size ({reason}); free some") from error
 

@@ -6,6 +6,7 @@ table at the end and writes it as Markdown and JSON. Exit code 1 when anything i
 """
 
 import json
+import os
 import platform
 import random
 import sys
@@ -54,6 +55,8 @@ def table(found: dict[str, list[tuple[str, str, str]]], args: Args, minutes: flo
 def main() -> int:
     args = tyro.cli(Args, description=__doc__)
     sys.path.insert(0, str(TESTS))
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    os.environ["NUMBA_THREADING_LAYER"] = "workqueue"  # the others send SIGTERM to forked children
     import campaign_files
     import campaign_places
     import campaign_processes

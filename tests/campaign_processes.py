@@ -16,6 +16,7 @@ from hiclr_fast.pretraining.run_folder import load_run_config, read_metrics
 
 TIMING = {"seconds", "samples_per_s"}
 OFTEN = ("--save-minutes", "0", "--keep-every", "2")
+JOBS = ("pretrain", "pretrain", "resume", "finetune", "linear", "retrieval", "prepare", "export", "report")
 TUNE = ("--epochs", "4", "--batch-size", "8")
 Found = tuple[str, str, str]  # name, outcome, why
 
@@ -139,10 +140,10 @@ def _straight(place: Place) -> Straight:
 def signals(place: Place, rng: random.Random) -> Found:
     """SIGTERM or SIGINT at any moment, once or twice: one line, and all continues as if nothing had been."""
     straight, number = _straight(place), rng.choice((signal.SIGTERM, signal.SIGINT))
-    kind, twice = rng.choice(("pretrain", "pretrain", "resume", "finetune", "linear", "prepare", "export")), rng.random() < 0.3
+    kind, twice = rng.choice(JOBS), rng.random() < 0.3
     words, check = _job(place, kind)
     child = place.start(*words)
-    moment = rng.random() * straight.seconds * {"pretrain": 1.1, "resume": 0.8}.get(kind, 0.4)
+    moment = rng.random() * straight.seconds * {"pretrain": 1.1, "resume": 0.8, "report": 1}.get(kind, 0.25)
     for _ in range(1 + twice):
         time.sleep(moment)
         try:
@@ -160,13 +161,13 @@ def signals(place: Place, rng: random.Random) -> Found:
 def kills(place: Place, rng: random.Random) -> Found:
     """kill -9 at a moment, or just before a change of files."""
     straight = _straight(place)
-    kind = rng.choice(("pretrain", "pretrain", "resume", "finetune", "linear", "retrieval", "prepare", "export"))
+    kind = rng.choice(JOBS)
     words, check = _job(place, kind)
     if rng.random() < 0.5:
         n = rng.randrange(1, 40)
         ended, where = place.start(*words, fault=at_change(n, place.folder, die)).wait(), f"at change {n}"
     else:
-        child, moment = place.start(*words), rng.random() * straight.seconds
+        child, moment = place.start(*words), rng.random() * straight.seconds * (1 if kind in ("pretrain", "resume", "report") else 0.3)
         time.sleep(moment)
         child.signal(signal.SIGKILL) if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None else None
         ended, where = child.wait(), f"after {moment:.2f} s"
@@ -176,7 +177,7 @@ def kills(place: Place, rng: random.Random) -> Found:
 
 def full_disk(place: Place, rng: random.Random) -> Found:
     """No space at a change of files, or a limit on the size of files: one sentence, and all continues."""
-    kind = rng.choice(("pretrain", "resume", "finetune", "linear", "retrieval", "prepare", "export", "report"))
+    kind = rng.choice(JOBS)
     words, check = _job(place, kind)
     if rng.random() < 0.6:
         n = rng.randrange(1, 40)

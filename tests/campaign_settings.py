@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 import shutil
 import typing
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ NOT_TRIED = ("RANGES", "data", "out", "device", "compile", "no_graph")
 def _numbers(config: type) -> dict[str, bool]:
     """{setting that holds a number: whether it holds several}."""
     found = {name: str(hint) for name, hint in typing.get_type_hints(config).items() if name not in NOT_TRIED}
-    return {name: "tuple" in hint for name, hint in found.items() if ("int" in hint or "float" in hint) and "str" not in hint}
+    return {name: "tuple" in hint for name, hint in found.items() if re.search(r"\b(int|float)\b", hint)}
 
 
 def _finite(value: object) -> bool:
@@ -90,7 +91,7 @@ def settings(place: Place, rng: random.Random) -> Found:
     else:
         inner = rng.random() < 0.35
         name, many = rng.choice(list(_numbers(AugmentConfig if inner else PretrainConfig).items()))
-        flag = ("--augment." if inner else "--") + name.replace("_", "-")
+        flag = f"--{name.replace('_', '-')}"
         words = ["pretrain", "--data", place.set, "--out", run, *_without(TINY, {flag})]
         if rng.random() < 0.3:
             words += ["--mining-epoch", 0]

@@ -7,6 +7,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = (  # a module belongs to the longest name that it begins with
     "hiclr_kernels",
     "hiclr_fast.errors",
+    "hiclr_fast.flags",
     "hiclr_fast.files",
     "hiclr_fast.skeletons",
     "hiclr_fast.drawing",

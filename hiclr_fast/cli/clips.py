@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.contract import Contract
 from hiclr_fast.errors import InputError
+from hiclr_fast.flags import default
 from hiclr_fast.inference.clips import BodyChoice, ClipReader
 from hiclr_fast.inference.rows import BATCH
 from hiclr_fast.skeletons import get_layout
@@ -18,10 +20,10 @@ from hiclr_fast.skeletons import get_layout
 class Reading:
     """How recordings are read."""
 
-    layout: str | None = None
-    """Skeleton of arrays, which do not say theirs: a name or a .json file (default: the network's)."""
-    bodies: BodyChoice | None = None
-    """Which two bodies of a .skeleton file, as in `hiclr prepare ntu` (default: as the network's data were prepared)."""
+    layout: Annotated[str | None, default("the network's")] = None
+    """Skeleton of arrays, which do not say theirs: a name or a .json file."""
+    bodies: Annotated[BodyChoice | None, default("as the network's data were prepared")] = None
+    """Which two bodies of a .skeleton file, as in `hiclr prepare ntu`."""
     strict: bool = False
     """Stop at the first recording that cannot be used, instead of leaving it out with a note."""
 

@@ -13,6 +13,7 @@ import tyro
 from hiclr_fast.cli.clips import Reading, in_batches, new_file
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.atomic import replacing
+from hiclr_fast.flags import default
 from hiclr_fast.inference.encoder import load_encoder
 
 
@@ -23,16 +24,16 @@ class Args:
     out: Path
     """The .npz to write; must not exist."""
     reading: tyro.conf.OmitArgPrefixes[Reading]
-    run: Path | None = None
+    run: Annotated[Path | None, default("none")] = None
     """Run folder; or give --checkpoint."""
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, default("that of --run")] = None
     """checkpoint.pt or encoder.safetensors of ours, or an official HiCLR, AimCLR or SkeletonCLR .pt or .npz."""
-    stream: Literal["joint", "bone", "motion"] | None = None
-    """Default: the stream it was trained on; official checkpoints do not tell, joint is assumed."""
-    data: Path | None = None
+    stream: Annotated[Literal["joint", "bone", "motion"] | None, default("the stream it was trained on")] = None
+    """What the joints are taken to; official checkpoints do not tell theirs: joint."""
+    data: Annotated[Path | None, default("none")] = None
     """Packed dataset that says how input is made, for checkpoints that do not (official and old ones)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where there is one."""
+    """auto: CUDA where there is a GPU."""
 
 
 def main() -> None:

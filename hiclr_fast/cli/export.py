@@ -10,12 +10,13 @@ pooled features) or .pt (weights under the names of the official HiCLR code). Wi
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.flags import default
 from hiclr_fast.inference.classifier import load_classifier, save_classifier
 from hiclr_fast.inference.encoder import contract_of
 from hiclr_fast.models.load import Format, checkpoint_of, export_encoder, load_weights, save_official
@@ -26,19 +27,19 @@ from hiclr_fast.models.onnx import export_onnx
 class Args:
     out: Path
     """File to write, .safetensors, .onnx or .pt; must not exist."""
-    run: Path | None = None
+    run: Annotated[Path | None, default("none")] = None
     """Run folder; or give --checkpoint."""
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, default("that of --run")] = None
     """checkpoint.pt or encoder.safetensors of ours; with --format official a HiCLR, AimCLR or SkeletonCLR .pt or .npz."""
     format: Format = "hiclr_fast"
     """Whose checkpoint it is."""
-    stream: Literal["joint", "bone", "motion"] | None = None
-    """Default: the stream it was trained on; official checkpoints do not tell, joint is assumed."""
-    layout: str | None = None
-    """Default: the layout it was trained on; of official checkpoints by the number of joints."""
-    head: str | None = None
+    stream: Annotated[Literal["joint", "bone", "motion"] | None, default("the stream it was trained on")] = None
+    """What the joints are taken to; official checkpoints do not tell theirs: joint."""
+    layout: Annotated[str | None, default("the one it was trained on; of official checkpoints by the number of joints")] = None
+    """Skeleton, a name or a .json file."""
+    head: Annotated[str | None, default("no head")] = None
     """With --run: its encoder with the class head of that protocol (linear, finetune, semi_1/repeat0, ...)."""
-    data: Path | None = None
+    data: Annotated[Path | None, default("none")] = None
     """Packed dataset that says how input is made, for checkpoints that do not (official and old ones)."""
 
 

@@ -16,6 +16,7 @@ import tyro
 from hiclr_fast.cli.clips import Reading, in_batches, new_file
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.flags import default
 from hiclr_fast.inference.classifier import load_classifier
 
 SHOWN = 40  # rows of the table on the terminal
@@ -26,16 +27,16 @@ class Args:
     clips: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Recordings: .skeleton, .json, .txt, .pkl, .npz or .npy as `hiclr prepare` reads them, packed datasets, folders of these."""
     reading: tyro.conf.OmitArgPrefixes[Reading]
-    run: Path | None = None
+    run: Annotated[Path | None, default("none")] = None
     """Run folder whose classifier is meant; or give --classifier."""
-    head: str | None = None
-    """Which classifier of the run: linear, finetune, supervised, semi_1/repeat0, ... (default: linear, else finetune)."""
-    classifier: Path | None = None
+    head: Annotated[str | None, default("linear, else finetune")] = None
+    """Which classifier of the run: linear, finetune, supervised, semi_1/repeat0, ..."""
+    classifier: Annotated[Path | None, default("that of --run")] = None
     """A classifier.safetensors, or a result folder that holds one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where there is one."""
-    out: Path | None = None
-    """File to write, .csv or .json, with the probabilities of all classes; must not exist (default: the table alone)."""
+    """auto: CUDA where there is a GPU."""
+    out: Annotated[Path | None, default("the table alone")] = None
+    """File to write, .csv or .json, with the probabilities of all classes; must not exist."""
 
 
 def as_csv(names: list[str], guesses: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> str:

@@ -1,9 +1,6 @@
 """Makes packed datasets from raw recordings, and checks them."""
 
-from typing import Annotated
-
-import tyro
-
+from hiclr_fast.cli.arguments import choose
 from hiclr_fast.data.own import Check, Layout, OwnClips, Sequences, Synthetic
 from hiclr_fast.data.prepare import Ntu, Official, Pku, Pyskl, Ucla
 
@@ -22,8 +19,4 @@ COMMANDS = {
 
 
 def main() -> int | None:
-    choice = None
-    for name, command in COMMANDS.items():
-        one = Annotated[command, tyro.conf.subcommand(name)]
-        choice = one if choice is None else choice | one
-    return tyro.cli(choice, description=__doc__).run()
+    return choose(COMMANDS, __doc__).run()

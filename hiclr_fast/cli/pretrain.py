@@ -6,8 +6,8 @@ With no --data, --config, --preset or --resume: a small synthetic dataset (made 
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-import torch
 import tyro
 
 from hiclr_fast.data.formats.synthetic import pack_synthetic
@@ -15,12 +15,11 @@ from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.distributed import Ranks, join, leaving
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.features import raw_features
+from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
-from hiclr_fast.models.build import initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.monitor import knn_accuracy, knn_monitor, monitored
+from hiclr_fast.pretraining.monitor import compare, monitored
 from hiclr_fast.pretraining.presets import preset
 from hiclr_fast.pretraining.profile import profile
 from hiclr_fast.pretraining.run_folder import free_name, load_run_config
@@ -32,11 +31,11 @@ from hiclr_fast.pretraining.trainer import Pretrainer
 class Source:
     """Where the settings start from; every other flag goes on top."""
 
-    config: Path | None = None
+    config: Annotated[Path | None, default("none")] = None
     """YAML of a run, see configs/."""
-    preset: str | None = None
+    preset: Annotated[str | None, default("none")] = None
     """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/pretraining/presets.py holds the table."""
-    resume: Path | None = None
+    resume: Annotated[Path | None, default("none")] = None
     """Run folder to continue, in place."""
     profile: int = 0
     """Instead of training: time this many steps, print where the time goes, write a Chrome trace under runs/."""
@@ -62,19 +61,6 @@ def base_config(argv: list[str]) -> tuple[Source, PretrainConfig]:
     if not any(arg.split("=")[0] == "--data" for arg in rest):
         return source, preset("synthetic/joint/stgcn")
     return source, PretrainConfig()
-
-
-def compare(trainer: Pretrainer) -> None:
-    """One line: 1-NN accuracy of raw coordinates, of the encoder before training, and of the pretrained one."""
-    data, config = trainer.data, trainer.config
-    raw = knn_accuracy(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
-    fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
-    common = data, config.stream, trainer.device, trainer.resident
-    before, after = (knn_monitor(encoder, *common) for encoder in (fresh, trainer.model.encoder_q))
-    print(
-        f"1-NN accuracy (cosine) on {len(data['val'])} validation samples: "
-        f"random-init encoder {before:.1f} %, pretrained encoder {after:.1f} %, raw features {raw:.1f} %"
-    )
 
 
 def main() -> int:
@@ -113,7 +99,11 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
         return 0
     finish(trainer, out)
     if monitored(data):
-        compare(trainer)
-    protocol = "linear --run" if monitored(data) else "features --out features.npz --run"
-    print(f"evaluate with: python scripts/evaluate.py {protocol} {out}")
+        found = compare(trainer, out)
+        print(
+            f"1-NN accuracy (cosine) on {found['validation_samples']} validation samples: random-init encoder "
+            f"{found['random']:.1f} %, pretrained encoder {found['pretrained']:.1f} %, raw features {found['raw']:.1f} %"
+        )
+    protocol = "linear" if monitored(data) else "features --out features.npz"
+    print(f"evaluate with: hiclr evaluate {protocol} --run {out}")
     return 0

@@ -27,6 +27,7 @@ from hiclr_fast.evaluation.features import (
     raw_features,
     recalibrate,
 )
+from hiclr_fast.evaluation.metrics import class_accuracy
 from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.lock import Lock
@@ -134,6 +135,8 @@ class Candidate:
     def keep_classifier(self, encoder: nn.Module, head: nn.Linear, folder: Path, key: str) -> tuple[str, ...]:
         """classifier.safetensors in a result folder: the network that predicted, to be used on other recordings. Its name, as
         one of the result's parts."""
+        if self.ranks.rank > 0:
+            return ()
         config = replace(self.weights.config, layout=self.data.layout.name, stream=self.stream)
         facts = {"protocol": folder.relative_to(self.folder).as_posix(), "key": key, "checkpoint_sha256": self.weights.sha256}
         contract = Contract.of(self.data, self.stream)
@@ -209,9 +212,11 @@ class Candidate:
             with Lock(folder) if first else nullcontext():
                 if first:
                     may_replace(folder, facts)  # another process may have been here meanwhile
-                about = {**facts, "key": key, "environment": environment(self.device)}
+                about = {**facts, "key": key, "environment": environment(self.device), "classes": list(self.data.classes)}
                 outcome = compute(self, settings, folder, key) if first or settings.shared else None
                 if first:
+                    if "scores" in outcome.samples:
+                        about |= class_accuracy(outcome.samples["scores"], outcome.label, self.data.classes)
                     found = write_results(folder, about, outcome)
                 self.ranks.wait()
                 found = found if first else read_results(folder)

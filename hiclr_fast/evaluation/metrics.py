@@ -1,5 +1,8 @@
 """Accuracies."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,6 +30,18 @@ def topk_accuracy(scores: np.ndarray, label: np.ndarray, k: int) -> float:
         raise InputError("scores came out as NaN or Inf; look at the data and the weights, or lower --lr")
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return 100.0 * float((best == label[:, None]).any(axis=1).mean())
+
+
+def class_accuracy(scores: np.ndarray, label: np.ndarray, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """Percent of every class that has samples, and the mean over these classes, in which a rare class counts as much as a
+    frequent one: {mean_class_top1, per_class: [{class, top1, samples}]}. scores: (N, C); classes: names, none: numbers."""
+    right = scores.argmax(1) == label
+    found = []
+    for c in np.unique(label).tolist():
+        mine = right[label == c]
+        name = classes[c] if c < len(classes) else str(c)
+        found.append({"class": name, "top1": 100.0 * float(mine.mean()), "samples": len(mine)})
+    return {"mean_class_top1": float(np.mean([one["top1"] for one in found])), "per_class": found}
 
 
 def mean_spread(values: list[float]) -> tuple[float, float | None]:

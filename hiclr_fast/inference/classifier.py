@@ -11,6 +11,7 @@ from torch import nn
 
 from hiclr_fast.data.contract import Contract
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.json_files import expect, parse_json
 from hiclr_fast.files.settings import update
 from hiclr_fast.files.tensors import load_weights_file, save_weights
 from hiclr_fast.inference.encoder import PretrainedEncoder
@@ -113,8 +114,10 @@ def load_classifier(
     file = classifier_of(Path(path), head)
     state, facts = load_weights_file(file)
     try:
-        values, classes = json.loads(facts["config"]), tuple(map(str, json.loads(facts["classes"])))
-        contract = Contract.from_dict(json.loads(facts["input"]), str(file))
+        told = {name: parse_json(facts[name].encode(), f"{file} {name}") for name in ("config", "classes", "input")}
+        values = expect(told["config"], dict, f"{file} config")
+        classes = tuple(map(str, expect(told["classes"], list, f"{file} classes")))
+        contract = Contract.from_dict(told["input"], str(file))
         weight, bias = state["head.weight"], state["head.bias"]
         linear = nn.Linear(weight.shape[1], weight.shape[0])
         linear.load_state_dict({"weight": weight, "bias": bias})
@@ -127,7 +130,8 @@ def load_classifier(
     known = {name: values[name] for name in EncoderConfig.names() if name in values}
     config = replace(update(EncoderConfig(), known, f"{file} config"), layout=contract.layout.name, stream=contract.stream)
     weights = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
-    module, _ = encoder_from_state(weights, str(file), dropout=config.dropout)
+    module, sizes = encoder_from_state(weights, str(file), dropout=config.dropout)
+    config = replace(config, **sizes)
     if (contract.layout.num_joints, linear.in_features) != (module.num_joints, config.hidden_dim):
         raise InputError(f"{file}: head, network and layout do not fit each other; evaluate again to make the file anew")
     encoder = PretrainedEncoder(module, config, contract, pick_device(device))

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.ranges import COUNT, FINITE, SEED, SHARE, SOME, Range, check_ranges
 from hiclr_fast.files.settings import update
 from hiclr_fast.files.yaml_files import read_yaml
+from hiclr_fast.flags import called, default
 from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.views.augment import VIEW_SETS, AugmentConfig
 
@@ -16,11 +17,12 @@ from hiclr_fast.views.augment import VIEW_SETS, AugmentConfig
 class PretrainConfig(EncoderConfig):
     """Defaults are the released NTU pretraining configuration (ST-GCN, pretext_hiclr_xsub_joint.yaml)."""
 
-    data: Path | None = None
-    """Packed dataset folder; none: the built-in synthetic one."""
-    out: Path | None = None
-    """Run folder, must not exist; none: a free name under runs/."""
+    data: Annotated[Path | None, default("the built-in synthetic one")] = None
+    """Packed dataset folder."""
+    out: Annotated[Path | None, default("a free name under runs/")] = None
+    """Run folder, must not exist."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a GPU."""
     threads: int = 0
     """CPU threads; 0: torch's choice."""
     loader: Literal["auto", "resident", "stream"] = "auto"
@@ -30,27 +32,37 @@ class PretrainConfig(EncoderConfig):
     amp: bool = False
     """Mixed precision."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
+    """Half type of mixed precision."""
 
     branches: tuple[str, ...] = ("basic", "normal", "strong")
     """View set of every query branch, weakest first; the key view is always basic."""
     weights: tuple[float, ...] = (1.0, 0.5, 0.5)
     """InfoNCE, then one consistency weight for every further branch."""
     queue_size: int = 32768
+    """Keys that a query is compared with; a multiple of the batch."""
     momentum: float = 0.999
+    """Of the key encoder's moving average."""
     temperature: float = 0.07
+    """Of the similarities, all are divided by it."""
     mining_epoch: int = 150
     """From the epoch after this one InfoNCE's positives include mined neighbours."""
     topk: int = 1
+    """Neighbours that are mined for each query and branch."""
 
     epochs: int = 300
+    """Passes over the training split."""
     batch_size: int = 128
     """Of all ranks together."""
     lr: float = 0.1
+    """Learning rate of SGD, before the schedule."""
     weight_decay: float = 1e-4
+    """Of all weights."""
     schedule: Literal["step", "cosine"] = "step"
+    """step: x0.1 at the drops; cosine: down to 0 at the last epoch."""
     drops: tuple[int, ...] = (250,)
     """step schedule: x0.1 from the epoch after each."""
     warmup_epochs: int = 0
+    """The rate rises linearly over these."""
 
     knn_every: int = 10
     """Epochs between k-NN monitors; 0: only at the end."""
@@ -70,7 +82,7 @@ class PretrainConfig(EncoderConfig):
     """Batch-norm statistics over all ranks instead of each rank's own."""
     compile: bool = False
     """torch.compile the encoders."""
-    no_graph: bool = False
+    no_graph: Annotated[bool, called("--eager")] = False
     """Run the step eagerly on CUDA too, instead of as one CUDA graph."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)

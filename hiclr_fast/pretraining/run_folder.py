@@ -1,4 +1,5 @@
-"""A run folder: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoint.pt, encoder.safetensors.
+"""A run folder: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoint.pt; at its end encoder.safetensors and
+comparison.json (1-NN of raw coordinates, random and pretrained encoder).
 
 It is enough to rebuild the model, to resume, and to evaluate.
 """

@@ -30,14 +30,19 @@ class AugmentConfig:
     crop_ratio: int = 6  # reflected frames at both ends: T // crop_ratio
     shear: float = 0.5  # off-diagonals U(-shear, shear)
     flip_p: float = 0.5
+    """probability that left and right change places"""
     rotate_main: float = 30.0  # degrees, one random axis U(0, main)
     rotate_minor: float = 1.0  # degrees, the other two U(0, minor)
     noise_std: float = 0.01  # metres of a person, whatever the unit of the data
     noise_p: float = 0.5
+    """probability of noise"""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """frames, U(low, high)"""
     blur_p: float = 0.5
+    """probability of a Gaussian blur in time"""
     blur_normalized: bool = False  # the release does not divide the taps by their sum
     axis_p: float = 0.5
+    """probability that one axis is hidden"""
     time_flip_p: float = 0.0  # exists in the feeder, off in the release
     mask_ratio: float = 0.1  # strong: int(ratio * V) joints a frame
     mask_per_sample: bool = False  # the release draws one mask for the whole batch

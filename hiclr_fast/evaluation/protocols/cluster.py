@@ -23,6 +23,7 @@ class ClusterConfig(Settings):
     starts: int = 10
     """Random starts of k-means; the best by inertia is kept."""
     seed: int = 0
+    """Of the starting points."""
 
     RANGES: ClassVar = {"starts": Range(1, 10**4), "seed": SEED}
 

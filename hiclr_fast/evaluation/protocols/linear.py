@@ -8,7 +8,7 @@ best epoch on the test set is reported only under that name.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.ranges import COUNT, LENGTH, POSITIVE, SEED
+from hiclr_fast.flags import default
 from hiclr_fast.training.optimizer import MOMENTUM, learning_rate
 
 EPOCHS = 100
@@ -31,11 +32,15 @@ DROPS = {"stgcn": (80,), "dsta": (30, 80)}
 @dataclass(frozen=True)
 class LinearConfig(Settings):
     epochs: int = EPOCHS
+    """Passes over the training features."""
     lr: float = 3.0
-    drops: tuple[int, ...] | None = None
-    """x0.1 from the epoch after each; none: the encoder's official ones, in proportion to `epochs`."""
+    """Learning rate before the drops."""
+    drops: Annotated[tuple[int, ...] | None, default("official: 80 of 100 epochs for stgcn, 30 and 80 for dsta")] = None
+    """x0.1 from the epoch after each."""
     batch_size: int = 128
+    """The last incomplete batch is dropped."""
     seed: int = 0
+    """Of the head's initialisation and the order of samples."""
 
     def official(self, kind: str) -> "LinearConfig":
         if self.drops is not None:

@@ -91,6 +91,8 @@ def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
         "labelled_samples": len(found[0]["subset"]),
         "schedule": found[0]["schedule"],
     }
+    if all("mean_class_top1" in result for result in found):
+        more["mean_class_top1"] = mean_spread([result["mean_class_top1"] for result in found])[0]
     percent = {"top1": mean, "top5": mean_spread([result["percent"]["top5"] for result in found])[0]}
     parts = tuple(f"repeat{r}/{RESULTS}" for r in range(settings.repeats))  # the scores are those of the repeats
     return Outcome(percent, first["name"], first["label"], {}, more, parts=parts)
