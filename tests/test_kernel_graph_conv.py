@@ -31,6 +31,7 @@ def kernels(monkeypatch, request):
     """Interpreted, and every buffer that they are given is full of NaN."""
     monkeypatch.setenv("HICLR_KERNELS", "triton")
     monkeypatch.setattr(gpu, "FOLDED", request.param)
+    monkeypatch.setattr(gpu, "WIDE_DTYPES", (torch.float32, torch.bfloat16, torch.float16))
     empty, empty_like = torch.empty, torch.empty_like
     monkeypatch.setattr(torch, "empty", lambda *a, **kw: empty(*a, **kw).fill_(float("nan")))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **kw: empty_like(*a, **kw).fill_(float("nan")))
@@ -75,7 +76,7 @@ def test_two_sets_of_weights(kernels):
 def test_edges_of_every_row(monkeypatch, channels, out, dtype):
     """Attention maps instead of one graph; blocks of channels smaller than there are channels."""
     monkeypatch.setenv("HICLR_KERNELS", "triton")
-    monkeypatch.setattr(gpu, "BLOCK", 32)
+    monkeypatch.setattr(gpu, "BLOCKS", (32, 16))
     g = torch.Generator().manual_seed(0)
     x, edges = torch.randn(3, 5, 17, channels, generator=g).to(dtype), torch.randn(3, 3, 17, 17, generator=g)
     weight, bias = torch.randn(3, out, channels, generator=g) / channels**0.5, torch.randn(out, generator=g)
@@ -94,7 +95,8 @@ def test_edges_of_every_row(monkeypatch, channels, out, dtype):
 def test_blocks_of_channels(monkeypatch):
     monkeypatch.setenv("HICLR_KERNELS", "triton")
     monkeypatch.setattr(gpu, "FOLDED", 0)
-    monkeypatch.setattr(gpu, "BLOCK", 16)
+    monkeypatch.setattr(gpu, "BLOCKS", (16, 16))
+    monkeypatch.setattr(gpu, "WIDE_DTYPES", (torch.float32,))
     shape = (2, 3, 5, 40, 36, 3)
     got, want = outcome(graph_conv, shape, torch.float32), outcome(reference.graph_conv, shape, torch.float32, torch.float64)
     for name, value in want.items():

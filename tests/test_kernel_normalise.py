@@ -127,36 +127,41 @@ def test_dropout_of_the_kernel_is_that_of_the_reference(kernels):
 
 
 def test_statistics_over_processes(kernels):
-    """Two processes with half of the rows each, lock-step: forward, gradients and running statistics are those of one."""
-    from threading import Barrier, Thread
+    """Two processes with half of the rows each: forward, gradients and running statistics are those of one with all.
 
+    They run one after the other: what they exchange is recorded, and its mean given to them when they run again.
+    """
     torch.manual_seed(0)
     x, r, grad = torch.randn(3, 2, 64, 16)
-    barrier, given, results = Barrier(2), [None, None], [None, None]
 
-    def mean_of(rank):
-        def mean(t):
-            given[rank] = t.clone()
-            barrier.wait()
-            found = (given[0] + given[1]) / 2
-            barrier.wait()
-            return found
-
-        return mean
-
-    def run(rank, rows, rule):
+    def run(rows, rule):
         norm, a, b = copy(new_norm(16, 1)), x[:, rows].contiguous().requires_grad_(), r[:, rows].contiguous().requires_grad_()
         y = normalise(a, b, norm, None, rule=rule, after=parts.After(0.0))
         y.backward(grad[:, rows])
         return y.detach(), a.grad, b.grad, norm
 
-    def worker(rank):
-        results[rank] = run(rank, slice(32 * rank, 32 * rank + 32), parts.Rule(1e-5, 0.1, mean_of(rank), 2))
+    def ranks(agreed: list[torch.Tensor]):
+        """What the two give and return, where the first exchanges have these means."""
+        given, results = [], []
+        for rank in range(2):
+            sent = []
 
-    threads = [Thread(target=worker, args=(rank,)) for rank in range(2)]
-    [t.start() for t in threads]
-    [t.join(60) for t in threads]
-    whole = run(0, slice(None), parts.Rule(1e-5, 0.1))
+            def mean_of(t, sent=sent):
+                assert t.dtype == torch.float64
+                sent.append(t.clone())
+                return agreed[len(sent) - 1] if len(sent) <= len(agreed) else t
+
+            results.append(run(slice(32 * rank, 32 * rank + 32), parts.Rule(1e-5, 0.1, mean_of, 2)))
+            given.append(sent)
+        return given, results
+
+    agreed = []
+    for exchange in range(2):  # forward, then backward, whose sums rest on the forward's mean
+        given, _ = ranks(agreed)
+        agreed.append((given[0][exchange] + given[1][exchange]) / 2)
+    given, results = ranks(agreed)
+    assert len(given[0]) == 2
+    whole = run(slice(None), parts.Rule(1e-5, 0.1))
     for i in range(3):
         assert rms_error(torch.cat([results[0][i], results[1][i]], 1), whole[i]) < 1e-6
     for rank in range(2):

@@ -39,7 +39,7 @@ def compile_all(capability: int) -> dict:
         used[f"coefficients {name}"] = add(gpu_sums.coefficients_kernel, {"shared": "*fp64"}, SHARED=True, FRONT=True)
     options = dict(num_warps=gpu.WARPS)
     for dtype, channels, tails in CASES:
-        types = floats | dict.fromkeys("x x1 x2 grad before dx1 dx2".split(), f"*{dtype}")
+        types = floats | dict.fromkeys("x x1 x2 grad own before dx1 dx2".split(), f"*{dtype}")
         cut = gpu.tile(channels)
         used[f"moments {dtype} C{channels}"] = compile_kernel(gpu_sums.moments_kernel, types, cut, options, capability)
         for kind1, kind2, drop, act, pooled in tails:
@@ -52,7 +52,7 @@ def compile_all(capability: int) -> dict:
                 used[f"apply {name}"] = add(gpu_kernels.apply_kernel, types | {"out": f"*{dtype}"})
             back = types | ({"grad": "*fp32"} if pooled else {})
             write = kind2 == "PLAIN"
-            used[f"reduce {name} {pooled}"] = add(gpu_kernels.reduce_kernel, back, POOL=pooled, WRITE=write)
+            used[f"reduce {name} {pooled}"] = add(gpu_kernels.reduce_kernel, back, POOL=pooled, OWN=write, WRITE=write)
             if write:
                 constants |= {"ACT": False, "KIND2": 0}
                 used[f"spread {name} {pooled}"] = add(gpu_kernels.spread_kernel, types, POOL=False)

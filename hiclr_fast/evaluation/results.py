@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import open_regular, read_npz, sha256
 from hiclr_fast.files.atomic import replacing
 
@@ -55,6 +55,8 @@ def result_key(facts: dict[str, Any]) -> str:
 def write_results(folder: Path, facts: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
     """Writes everything beside its place, then exchanges one file after the other, results.json last. Returns what that holds."""
     outcome.check(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # what is entered first takes its place last
         results = stack.enter_context(replacing(folder / RESULTS))
         files = {name: sha256(folder / name) for name in outcome.parts}

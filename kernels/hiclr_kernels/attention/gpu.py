@@ -42,8 +42,8 @@ def gradient_kernel(
 ):
     r, h = tl.program_id(0), tl.program_id(1)
     v, n = tl.arange(0, J), tl.arange(0, N)
-    at = grad + (r * H + h).to(tl.int64) * (V * V) + v[:, None] * V + v[None, :]
-    g = tl.load(at, (v < V)[:, None] & (v < V)[None, :], other=0.0) * scale
+    place = grad + (r * H + h).to(tl.int64) * (V * V) + v[:, None] * V + v[None, :]
+    g = tl.load(place, (v < V)[:, None] & (v < V)[None, :], other=0.0) * scale
     g = g.to(qk.dtype.element_ty)
     for t in range(0, T, N // CP):
         at, ok = _place(r, t, n, v, 0, h, T, V, H, C, CP)

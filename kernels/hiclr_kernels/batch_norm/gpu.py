@@ -69,7 +69,8 @@ def statistics(
 ) -> Tensor:
     """(4, G, C) float32 of x (G, L, C): mean, 1 / deviation, scale, shift; moves the running statistics, group by group.
 
-    norms: of the groups before `split`, and of those from it on. known: mean and biased variance (G, C), if x's are.
+    norms: of the groups before `split`, and of those from it on. known: mean and biased variance (G, C) of x, if they
+    are: rows of one stride.
     """
     groups, rows, channels = x.shape
     with torch.cuda.device_of(x):
@@ -81,7 +82,7 @@ def statistics(
             sums.moments_kernel[grid](x, part, rows, **cut, num_warps=WARPS)
             given, strides, unit = (part, part[:, :, 1]), (count * 2 * channels, 2 * channels), 1.0
         else:
-            count, size, given, strides, unit = 1, rows, known, (channels, 0), float(rows)
+            count, size, given, strides, unit = 1, rows, known, (known[0].stride(0), 0), float(rows)
         joins = join_tile(groups, count, channels)
         grid = (triton.cdiv(channels, joins["BLOCK"]),)
         if rule.mean_of is not None:
@@ -165,9 +166,9 @@ def coefficients(
 
 
 def reduce(
-    grad: Tensor, first: Operand, second: Operand | None, after: After, write: bool = False, pooled: int = 0
-) -> tuple[Tensor, Tensor | None]:
-    """Partial sums (G, S, 4, C) of both operands; with `write` also the gradient of the second.
+    grad: Tensor, first: Operand, second: Operand | None, after: After, write: bool = False, pooled: int = 0, own: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Partial sums (G, S, 4, C) of both operands; with `write` also the gradient h of the second, with `own` that of the first.
 
     grad: (G, L, C), or with `pooled` that of `pool`'s output.
     """
@@ -176,14 +177,16 @@ def reduce(
     cut = tile(channels)
     count, _ = splits(groups, rows, cut["ROWS"])
     part = _new(first.x, groups, count, 4, channels)
-    before = _new(first.x, groups, rows, channels, dtype=first.x.dtype) if write else None
+    before, h = (_new(first.x, groups, rows, channels, dtype=first.x.dtype) if w else None for w in (write, own))
+    if own and write and not after.dropped:
+        h, own = before, False  # they are the same
     grid = (count, groups, triton.cdiv(channels, cut["BLOCK"]))
     with torch.cuda.device_of(grad):
         kernels.reduce_kernel[grid](
-            grad, *operands, part if before is None else before, part, *numbers, rows, of, max(1, pooled), **cut, **constants,
-            POOL=pooled > 0, WRITE=write, num_warps=WARPS,
+            grad, *operands, part if h is None else h, part if before is None else before, part, *numbers, rows, of,
+            max(1, pooled), **cut, **constants, POOL=pooled > 0, OWN=own, WRITE=write, num_warps=WARPS,
         )  # fmt: skip
-    return part, before
+    return part, before, h
 
 
 def spread(
@@ -222,7 +225,7 @@ def backward(
 ) -> tuple[Tensor, Tensor | None, Back | None, Back | None]:
     """Gradients of both operands and of their norms, whose weights are given. front: biases lie in front of the norms."""
     plain, rows = second is not None and second.stats is None, first.x.shape[1]
-    part, before = reduce(grad, first, second, after, plain, pooled)
+    part, before, _ = reduce(grad, first, second, after, plain, pooled)
     back1, back2 = (
         None if o is None or o.stats is None else coefficients(part[:, :, i : i + 2], w, o.stats, rows, rule.mean_of, front)
         for o, w, i in ((first, weights[0], 0), (second, weights[1], 2))

@@ -131,11 +131,11 @@ def _before(
 
 @triton.jit
 def reduce_kernel(
-    grad, x1, stats1, x2, stats2, before, part, seed, threshold, inverse, slope, L, G, pooled, C: tl.constexpr,
+    grad, x1, stats1, x2, stats2, own, before, part, seed, threshold, inverse, slope, L, G, pooled, C: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, KIND1: tl.constexpr, KIND2: tl.constexpr, DROP: tl.constexpr, ACT: tl.constexpr,
-    POOL: tl.constexpr, WRITE: tl.constexpr,
+    POOL: tl.constexpr, OWN: tl.constexpr, WRITE: tl.constexpr,
 ):  # fmt: skip
-    """part (groups, S, 4, C): sums of h and h (x - mean) of each normalised operand. before: h of the second one, if WRITE."""
+    """part (groups, S, 4, C): sums of h and h (x - mean) of each normalised operand. own, before: h of either, if OWN, WRITE."""
     s, g, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     c0 = tl.program_id(2) * BLOCK
     c = c0 + tl.arange(0, BLOCK)
@@ -151,8 +151,11 @@ def reduce_kernel(
             grad, x1, stats1, x2, stats2, seed, threshold, inverse, slope, base, row, c0, c, ok, L, g, G, pooled, C, ROWS,
             BLOCK, KIND1, KIND2, DROP, ACT, POOL,
         )  # fmt: skip
+        at = base + row.to(tl.int64)[:, None] * C + c[None, :]
+        if OWN:
+            tl.store(own + at, h1.to(own.dtype.element_ty), ok)
         if WRITE:
-            tl.store(before + base + row.to(tl.int64)[:, None] * C + c[None, :], h.to(before.dtype.element_ty), ok)
+            tl.store(before + at, h.to(before.dtype.element_ty), ok)
         if KIND1 == NORM:
             sum1 += h1
             product1 += h1 * (a - _coefficients(stats1, 0, g, c, c < C, G, C))

@@ -18,10 +18,11 @@ FOLDED = 32  # input channels up to which the folded product has few zeros enoug
 SUBSETS = 3  # of the Triton kernels
 TILE = 4096  # values a program of the folded weights holds
 SPREAD = 2048
-BLOCK = 64  # channels of a tile of the wide kernels
-FRAMES = 2
+WIDE_DTYPES = (torch.bfloat16, torch.float16)  # float32 without tensor cores gains nothing from the wide kernels, and spills
+BLOCKS = 32, 64  # input and output channels of a tile of the wide kernels
+FRAMES, INPUT_FRAMES = 2, 1  # of a tile; in the gradient to the input, which holds the gradients of all edges besides
 SHARES = 132  # programs of a sum over frames
-WARPS = 4
+WARPS, FORWARD_WARPS = 4, 8
 
 
 class Weights(NamedTuple):
@@ -39,9 +40,9 @@ class Folded(NamedTuple):
     column: Tensor
 
 
-def folds(channels: int, subsets: int) -> bool:
-    """Whether the product with folded weights is the cheaper way."""
-    return channels <= FOLDED or subsets > SUBSETS
+def folds(channels: int, subsets: int, dtype: torch.dtype) -> bool:
+    """Whether the product with folded weights is the way."""
+    return channels <= FOLDED or subsets > SUBSETS or dtype not in WIDE_DTYPES
 
 
 def fold_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
@@ -49,9 +50,17 @@ def fold_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
     return dict(K=subsets, V=joints, C=c, D=d, VP=vp, CP=cp, BLOCK=max(1, min(power_of_2(max(d, joints)), TILE // (vp * cp))))
 
 
-def wide_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
-    sizes = {name: min(max(16, power_of_2(n)), BLOCK) for name, n in (("CB", c), ("DB", d))}
-    return dict(K=subsets, V=joints, C=c, D=d, J=max(16, power_of_2(joints)), F=FRAMES, **sizes)
+def wide_tile(subsets: int, joints: int, c: int, d: int, frames: int = FRAMES) -> dict[str, int]:
+    sizes = {name: min(max(16, power_of_2(n)), most) for name, n, most in zip(("CB", "DB"), (c, d), BLOCKS, strict=True)}
+    if frames == INPUT_FRAMES:
+        sizes["DB"] = min(sizes["DB"], 32)  # registers: a loop of one turn would be unrolled
+    return dict(K=subsets, V=joints, C=c, D=d, J=max(16, power_of_2(joints)), F=frames, **sizes)
+
+
+def spread_tile(joints: int, channels: int) -> dict[str, int]:
+    width = joints * channels
+    block = min(power_of_2(width), 512)
+    return dict(C=channels, W=width, ROWS=SPREAD // block, BLOCK=block)
 
 
 def fold(adjacency: Tensor, sets: Sequence[Weights], dtype: torch.dtype) -> Folded:
@@ -71,7 +80,7 @@ def forward(x: Tensor, adjacency: Tensor, sets: Sequence[Weights], split: int) -
     groups, frames, joints, channels = x.shape
     subsets, out = len(adjacency), sets[0].weight.shape[0] // len(adjacency)
     z = torch.empty(groups, frames, joints, out, dtype=x.dtype, device=x.device)
-    if folds(channels, subsets):
+    if folds(channels, subsets, x.dtype):
         folded = fold(adjacency, sets, x.dtype)
         for number, part in enumerate((slice(split), slice(split, None))[: len(sets)]):
             rows, to = (t[part].view(-1, joints * t.shape[-1]) for t in (x, z))
@@ -81,7 +90,8 @@ def forward(x: Tensor, adjacency: Tensor, sets: Sequence[Weights], split: int) -
     given = [s._replace(weight=s.weight.to(x.dtype)) for s in sets]
     with torch.cuda.device_of(x):
         grid = (triton.cdiv(frames, FRAMES), triton.cdiv(out, cut["DB"]), groups)
-        wide.forward_kernel[grid](x, adjacency, *given[0], *given[-1], z, frames, split, **cut, num_warps=WARPS, num_stages=1)
+        options = dict(num_warps=FORWARD_WARPS, num_stages=1)
+        wide.forward_kernel[grid](x, adjacency, *given[0], *given[-1], z, frames, split, **cut, **options)
     return z, None
 
 
@@ -91,16 +101,15 @@ def spread(grad: Tensor, z: Tensor, stats: Tensor, back: Back, slope: float) -> 
     grad: behind the activation, or with slope 1 before it.
     """
     groups, frames, joints, channels = grad.shape
-    width = joints * channels
-    block = min(power_of_2(width), 512)
-    rows = SPREAD // block
-    count, _ = splits(groups * triton.cdiv(width, block), frames, rows)
+    width, cut = joints * channels, spread_tile(joints, channels)
+    blocks = triton.cdiv(width, cut["BLOCK"])
+    count, _ = splits(groups * blocks, frames, cut["ROWS"])
     dz = torch.empty_like(grad)
     part = torch.empty(groups, count, width, dtype=torch.float32, device=grad.device)
     with torch.cuda.device_of(grad):
-        kernels.spread_kernel[count, groups, triton.cdiv(width, block)](
-            grad, z, stats, back.coefficients, dz, part, slope, frames, stats.shape[1], groups,
-            C=channels, W=width, ROWS=rows, BLOCK=block, ACT=slope != 1, num_warps=WARPS,
+        kernels.spread_kernel[count, groups, blocks](
+            grad, z, stats, back.coefficients, dz, part, slope, frames, stats.shape[1], groups, **cut, ACT=slope != 1,
+            num_warps=WARPS,
         )  # fmt: skip
     return dz, part.sum((0, 1))
 
@@ -123,7 +132,7 @@ def backward(
                 adjacency, *own, rows.T @ given, sums, *d, **cut, num_warps=WARPS
             )  # fmt: skip
         return dx.view(x.shape), d
-    cut = wide_tile(subsets, joints, channels, out)
+    cut, narrow = (wide_tile(subsets, joints, channels, out, f) for f in (FRAMES, INPUT_FRAMES))
     tiles, j = triton.cdiv(frames, FRAMES), cut["J"]
     shares, blocks = min(SHARES, tiles), (triton.cdiv(channels, cut["CB"]), triton.cdiv(out, cut["DB"]))
     weight, dx = own.weight.to(x.dtype), torch.empty_like(x)
@@ -131,8 +140,8 @@ def backward(
     part = torch.empty(max(1, shares // subsets), subsets * out, channels, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         wide.input_kernel[shares, blocks[0]](
-            dz, x, adjacency, own.importance, weight, dx if before is None else before, dx, edges, frames, tiles,
-            **cut, ADD=before is not None, num_warps=WARPS, num_stages=1,
+            dz, x, adjacency, own.importance, weight, dx if before is None else before, dx, edges, frames,
+            triton.cdiv(frames, INPUT_FRAMES), **narrow, ADD=before is not None, num_warps=WARPS, num_stages=1,
         )  # fmt: skip
         wide.weight_kernel[len(part), subsets, blocks[0] * blocks[1]](
             dz, x, adjacency, own.importance, part, frames, tiles, **cut, num_warps=WARPS, num_stages=1

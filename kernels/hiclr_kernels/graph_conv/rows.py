@@ -27,7 +27,7 @@ class _RowGraphConv(torch.autograd.Function):
         z = torch.empty(rows, frames, joints, out, dtype=x.dtype, device=x.device)
         with torch.cuda.device_of(x):
             row_kernels.forward_kernel[rows, triton.cdiv(out, cut["DB"])](
-                x, edges, given, bias, z, frames, **cut, num_warps=gpu.WARPS, num_stages=1
+                x, edges, given, bias, z, frames, **cut, num_warps=gpu.FORWARD_WARPS, num_stages=1
             )  # fmt: skip
         ctx.save_for_backward(x, edges, weight)
         return z
@@ -40,14 +40,15 @@ class _RowGraphConv(torch.autograd.Function):
 
         x, edges, weight = ctx.saved_tensors
         (rows, frames, joints, channels), (subsets, out, _) = x.shape, weight.shape
-        cut, given, dz = gpu.wide_tile(subsets, joints, channels, out), weight.to(x.dtype), grad.contiguous()
+        cut, narrow = (gpu.wide_tile(subsets, joints, channels, out, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
+        given, dz = weight.to(x.dtype), grad.contiguous()
         blocks = triton.cdiv(channels, cut["CB"]), triton.cdiv(out, cut["DB"])
         dx, shares = torch.empty_like(x), max(1, min(gpu.SHARES // subsets, rows))
         d_edges = torch.empty(blocks[0], *edges.shape, dtype=torch.float32, device=x.device)
         part = torch.empty(shares, *weight.shape, dtype=torch.float32, device=x.device)
         with torch.cuda.device_of(x):
             options = dict(num_warps=gpu.WARPS, num_stages=1)
-            row_kernels.input_kernel[rows, blocks[0]](dz, x, edges, given, dx, d_edges, rows, frames, **cut, **options)
+            row_kernels.input_kernel[rows, blocks[0]](dz, x, edges, given, dx, d_edges, rows, frames, **narrow, **options)
             row_kernels.weight_kernel[shares, subsets, blocks[0] * blocks[1]](dz, x, edges, part, rows, frames, **cut, **options)
         return dx, d_edges[0] if blocks[0] == 1 else d_edges.sum(0), part.sum(0), weight.new_zeros(out)
 
@@ -61,8 +62,10 @@ def row_graph_conv_reference(x: Tensor, edges: Tensor, weight: Tensor, bias: Ten
 def row_graph_conv(x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """z (R, T, V, D) in the dtype of x.
 
-    x: (R, T, V, C) contiguous; edges: (R, K, V, V), weight: (K, D, C), bias: (D,), all float32.
+    x: (R, T, V, C) contiguous; edges: (R, K, V, V), weight: (K, D, C), bias: (D,), all float32. On CUDA float32 takes torch's
+    operations: without tensor cores the kernels gain nothing, and spill.
     """
-    if choose_backend(x.device, x.dtype) != "triton" or len(weight) > SUBSETS:
+    covered = len(weight) <= SUBSETS and not (x.is_cuda and x.dtype == torch.float32)
+    if choose_backend(x.device, x.dtype) != "triton" or not covered:
         return row_graph_conv_reference(x, edges, weight, bias)
     return _RowGraphConv.apply(x, edges.contiguous(), weight.contiguous(), bias)

@@ -7,11 +7,9 @@ from torch import Tensor
 
 from hiclr_kernels.batch_norm import gpu as norm
 from hiclr_kernels.batch_norm.gpu import Operand
-from hiclr_kernels.batch_norm.parts import After
 from hiclr_kernels.graph_conv import gpu as graph
 from hiclr_kernels.stgcn_block import temporal_part
-
-RELU = After(slope=0.0)
+from hiclr_kernels.temporal import Fold
 
 
 def _graph_weights(block) -> graph.Weights:
@@ -79,15 +77,17 @@ def backward(grad: Tensor, x: Tensor, adjacency: Tensor, saved: Sequence, block,
         second = Operand(_rows(x, groups))
     end = Operand(_rows(z2, groups), stats2)
     grad = grad if plan.pooled else _rows(grad, groups)
-    weight3 = None if block.norm3 is None else block.norm3.weight
-    dz2, before, back2, back3 = norm.backward(
-        grad, end, second, plan.after, (block.norm2.weight, weight3), rule, plan.pooled, front=True
-    )
-    du, d_conv = temporal_part.backward(dz2.view(z2.shape), z1, stats1, block, plan)
-    first = Operand(_rows(z1, groups), stats1)
-    part, _ = norm.reduce(_rows(du, groups), first, None, RELU)
-    back1 = norm.coefficients(part[:, :, :2], block.norm1.weight, stats1, first.x.shape[1], rule.mean_of)
-    dz1, sums = graph.spread(_frames(du, groups), _frames(z1, groups), stats1, back1, slope=0.0)
+    if z3 is None and temporal_part.fuses(z2.shape[-1], z2.dtype):  # the gradient through n2 is made on the way into it
+        part, before, h = norm.reduce(grad, end, second, plan.after, plan.identity, plan.pooled, own=True)
+        back2 = norm.coefficients(part[:, :, :2], block.norm2.weight, stats2, end.x.shape[1], rule.mean_of, front=True)
+        fold, back3 = Fold(z2, *back2.coefficients), None
+    else:
+        weights = block.norm2.weight, None if block.norm3 is None else block.norm3.weight
+        h, before, back2, back3 = norm.backward(grad, end, second, plan.after, weights, rule, plan.pooled, front=True)
+        fold = None
+    d = temporal_part.backward(h.view(z2.shape), fold, z1, stats1, block, plan)
+    back1 = norm.coefficients(d.part, block.norm1.weight, stats1, z1.numel() // z1.shape[-1] // groups, rule.mean_of)
+    dz1, sums = graph.spread(_frames(d.h, groups), _frames(z1, groups), stats1, back1, d.slope)
     project = None, None, None, None
     onto = before
     if z3 is not None:
@@ -95,8 +95,8 @@ def backward(grad: Tensor, x: Tensor, adjacency: Tensor, saved: Sequence, block,
         onto = dz3 @ block.project_weight.to(x.dtype) if want else None
         project = dz3.T @ given.view(-1, x.shape[-1]), back3.front, back3.weight, back3.bias
     strided = z3 is not None and plan.stride > 1
-    dx, d = graph.backward(dz1, sums, _frames(x, groups), adjacency, own, folded, None if strided else onto)
+    dx, d_graph = graph.backward(dz1, sums, _frames(x, groups), adjacency, own, folded, None if strided else onto)
     dx = dx.view(x.shape)
     if strided and want:
         dx[:, :: plan.stride] += onto.view(given.shape)
-    return dx, (*d, back1.weight, back1.bias, d_conv, back2.front, back2.weight, back2.bias, *project)
+    return dx, (*d_graph, back1.weight, back1.bias, d.weight, back2.front, back2.weight, back2.bias, *project)
