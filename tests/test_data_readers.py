@@ -126,8 +126,9 @@ def test_pyskl_pickle(tmp_path):
     with pytest.raises(InputError, match=r"no split 'xset_train', only \['xsub_train', 'xsub_val'\]"):
         Pyskl(file, tmp_path / "other", HOW, OPTIONS, train="xset_train").run()
     flat = write_pyskl(tmp_path / "flat.pkl", dims=2)
-    with pytest.raises(InputError, match=r"no recording could be used .* 2D poses, expected 3D skeletons"):
+    with pytest.raises(InputError, match=r"--rotate frame: the recordings are \(x, y\) in a plane; use --rotate none"):
         Pyskl(flat, tmp_path / "other", HOW, OPTIONS).run()
+    assert {f.name for f in tmp_path.iterdir()} == {"ntu.pkl", "flat.pkl", "set"}
 
 
 def test_bad_recordings_are_reported_and_strict_stops(tmp_path):

@@ -1,7 +1,8 @@
 """Makes packed datasets from raw recordings, and checks them."""
 
 from hiclr_fast.cli.arguments import choose
-from hiclr_fast.data.prepare import Check, Ntu, Official, Pku, Pyskl, Sequences, Synthetic, Ucla
+from hiclr_fast.data.own import Check, Layout, OwnClips, Sequences, Synthetic
+from hiclr_fast.data.prepare import Ntu, Official, Pku, Pyskl, Ucla
 
 COMMANDS = {
     "ntu": Ntu,
@@ -9,8 +10,10 @@ COMMANDS = {
     "ucla": Ucla,
     "pyskl": Pyskl,
     "official": Official,
+    "clips": OwnClips,
     "sequences": Sequences,
     "synthetic": Synthetic,
+    "layout": Layout,
     "check": Check,
 }
 

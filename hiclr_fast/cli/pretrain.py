@@ -19,7 +19,7 @@ from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.monitor import compare
+from hiclr_fast.pretraining.monitor import compare, monitored
 from hiclr_fast.pretraining.presets import preset
 from hiclr_fast.pretraining.profile import profile
 from hiclr_fast.pretraining.run_folder import free_name, load_run_config
@@ -98,11 +98,12 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
     if ranks.rank > 0:
         return 0
     finish(trainer, out)
-    if "val" in data.splits:
+    if monitored(data):
         found = compare(trainer, out)
         print(
             f"1-NN accuracy (cosine) on {found['validation_samples']} validation samples: random-init encoder "
             f"{found['random']:.1f} %, pretrained encoder {found['pretrained']:.1f} %, raw features {found['raw']:.1f} %"
         )
-    print(f"evaluate with: hiclr evaluate linear --run {out}")
+    protocol = "linear" if monitored(data) else "features --out features.npz"
+    print(f"evaluate with: hiclr evaluate {protocol} --run {out}")
     return 0

@@ -41,6 +41,9 @@ Origin = Literal["pretrained", "random", "raw"]
 
 def train_val(data: Packed) -> tuple[Split, Split]:
     """The two splits; InputError when one is absent or a validation class has no training sample."""
+    if not data.labelled:
+        count = sum(split.unlabelled for split in data.splits.values())
+        raise InputError(f"{data.path}: {count} samples have no label; evaluation needs labels, prepare the set with them")
     missing = {"train", "val"} - set(data.splits)
     if missing:
         raise InputError(f"{data.path} has no {min(missing)} split; the protocol needs train and val")

@@ -21,7 +21,7 @@ from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.schedule import FinetuneConfig, finetune_rate
 from hiclr_fast.files.tensors import load_checkpoint, save_tensors
 from hiclr_fast.models.layers import synchronise
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
 from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.precision import exact
 from hiclr_fast.training.readback import Readback
@@ -66,6 +66,7 @@ class Training:
         device: torch.device,
         ranks: Ranks = ALONE,
         graph: bool = True,
+        space: Space = METRES,
     ):
         self.val, self.layout, self.stream, self.config, self.device = val, layout, stream, config, device
         self.ranks, self.length = ranks, len(train)
@@ -76,7 +77,7 @@ class Training:
         torch.manual_seed(config.seed)
         self.model = Classifier(encoder, self._stream(x[:1].cpu()), classes).to(device, memory_format=torch.channels_last)
         synchronise(self.model, ranks)
-        self.step = ClassifierStep(self.model, x, y, layout, stream, config, ranks)
+        self.step = ClassifierStep(self.model, x, y, layout, stream, config, ranks, space)
         self.do_step = GraphedStep(self.step) if graph and device.type == "cuda" else self.step
         self.epoch, self.losses, self.best = 0, [], (-1.0, 0)  # epochs done; best on test: (top-1, epoch)
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from hiclr_fast.files.tensors import save_tensors
 from hiclr_fast.models.load import CHECKPOINT
-from hiclr_fast.pretraining.monitor import knn_monitor, tell
+from hiclr_fast.pretraining.monitor import knn_monitor, monitored, tell
 from hiclr_fast.pretraining.run_folder import Metrics
 from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.training.readback import Readback
@@ -117,7 +117,7 @@ class Loop:
 
     def _write(self, done: int, values: dict[str, float]) -> None:
         t, c = self.trainer, self.trainer.config
-        if "val" in t.data.splits and (done == c.epochs or (c.knn_every and done % c.knn_every == 0)):
+        if monitored(t.data) and (done == c.epochs or (c.knn_every and done % c.knn_every == 0)):
             values["knn1"] = knn_monitor(t.model.encoder_q, t.data, c.stream, t.device, t.resident)
         self.metrics.write(done, values)
         self.save()

@@ -27,6 +27,11 @@ def knn_accuracy(train: Features, val: Features) -> float:
     return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
 
 
+def monitored(data: Packed) -> bool:
+    """Whether there is something to find: a validation split, and labels."""
+    return {"train", "val"} <= set(data.splits) and data.labelled
+
+
 def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.device, resident: Tensor | None = None) -> float:
     """1-NN cosine accuracy in percent on the validation split. Leaves the encoder in training mode.
 

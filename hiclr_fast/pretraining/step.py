@@ -14,7 +14,7 @@ from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
 from hiclr_fast.training.optimizer import make_sgd
 from hiclr_fast.training.precision import autocast
 from hiclr_fast.views.augment import make_views
@@ -33,8 +33,10 @@ class TrainStep:
 
     phase = staticmethod(record_function)  # around each of PHASES; `profile.py` puts a clock here
 
-    def __init__(self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE):
-        self.config, self.layout, self.model, self.ranks = config, layout, model, ranks
+    def __init__(
+        self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE, space: Space = METRES
+    ):
+        self.config, self.layout, self.model, self.ranks, self.space = config, layout, model, ranks, space
         self.device = device = model.fill.device
         self.together = device.type == "cuda"  # fewer launches; on CPU separate passes fit the caches better
         self.lr = torch.full((), config.lr, device=device)
@@ -80,9 +82,9 @@ class TrainStep:
         """Adds the gradient of one micro-batch; its keys (n, D) and numbers (B + 3,)."""
         c, model = self.config, self.model
         draw = dict(seed=c.seed, step=self.number)
-        kinds = (*c.branches, KEY_VIEW)
+        kinds, how = (*c.branches, KEY_VIEW), dict(stream=c.stream, fill=model.fill, space=self.space)
         with self.phase("augment"):
-            views = make_views(x, index, ids, kinds, c.augment, self.layout, **draw, stream=c.stream, fill=model.fill)
+            views = make_views(x, index, ids, kinds, c.augment, self.layout, **draw, **how)
             a, rows = c.augment, len(index) * x.shape[-1]
             graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
         with self.autocast():

@@ -20,6 +20,7 @@ from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.models.layers import synchronise
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.step import TrainStep
+from hiclr_fast.skeletons import unlike
 from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.optimizer import learning_rate, scaled_rate
 from hiclr_fast.training.readback import Readback
@@ -36,9 +37,10 @@ MOST_RANKS = 1 << 16  # that a checkpoint may be of
 def check_job(config: PretrainConfig, data: Packed, ranks: Ranks) -> None:
     """InputError where settings, data and number of ranks do not go together."""
     config.check()
-    for name, want, have in (("layout", config.layout, data.layout.name), ("frames", config.frames, data.shape[1])):
-        if want is not None and want != have:
-            raise InputError(f"{data.path} has {name} {have}, the config says {want}; change {name} or the data")
+    if config.frames not in (None, data.shape[1]):
+        raise InputError(f"{data.path} has frames {data.shape[1]}, the config says {config.frames}; change frames or the data")
+    if config.layout is not None and (how := unlike(config.layout, data.layout)):
+        raise InputError(f"{data.path} has layout {data.layout.name}, the config says {config.layout}{how}; change one of them")
     if config.batch_size % (ranks.world * config.accumulate):
         raise InputError(
             f"batch_size {config.batch_size} does not divide by {ranks.world} ranks x {config.accumulate} passes; change it"
@@ -68,7 +70,7 @@ class Pretrainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.model = make_model(config, data, self.device, ranks)
-        self.train = TrainStep(config, data.layout, self.model, ranks)
+        self.train = TrainStep(config, data.layout, self.model, ranks, data.space)
         self.do_step = self.train if config.no_graph or self.device.type != "cuda" else GraphedStep(self.train)
         size, part = config.batch_size // ranks.world, dict(rank=ranks.rank, world=ranks.world)
         memory = dict(mode=config.loader, share=config.memory_share)

@@ -71,10 +71,11 @@ class Plan:
         if "transfer" in self.protocols and self.transfer_to:
             target = open_packed(self.transfer_to)
             train_val(target)
-            if how := difference(target.layout, sets[0].layout):
+            if how := difference(sets[0].layout, target.layout):
+                mine, other = sets[0].layout.name, target.layout.name
                 raise InputError(
-                    f"transfer to {target.path} of layout {target.layout.name}: {sets[0].path} has {sets[0].layout.name}, "
-                    f"another skeleton ({how}), and an encoder belongs to its joints; leave --transfer-to out"
+                    f"transfer to {target.path} of layout {other}: {sets[0].path} has {mine} ({how}), "
+                    "and an encoder belongs to its joints; leave --transfer-to out"
                 )
         return sets
 

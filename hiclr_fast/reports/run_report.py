@@ -57,7 +57,7 @@ def moving(candidate: Candidate, scores: np.ndarray, path: Path) -> None:
     for row, sample in zip(rows, x, strict=True):
         guess = int(scores[row].argmax())
         verdict = "✓ right" if guess == val.label[row] else f"✗ wrong, predicted:\n{_wrapped(classes[guess])}"
-        found.append(Picture(_wrapped(classes[val.label[row]]), verdict, sample, still))
+        found.append(Picture(_wrapped(classes[val.label[row]]), verdict, sample, still, candidate.data.space))
     animation(found, candidate.data.layout.bones, path)
 
 

@@ -10,13 +10,14 @@ from typing import Literal
 
 import torch
 from hiclr_kernels.augment import apply_views, draw_views
-from hiclr_kernels.augment.draw import ViewStrength
+from hiclr_kernels.augment.draw import Draws, ViewStrength
 from hiclr_kernels.augment.reference import Stream
 from torch import Tensor
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.ranges import SHARE, SOME, Range, check_ranges
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
+from hiclr_fast.views.plane import in_plane
 from hiclr_fast.views.strong import adain, draw_roll
 
 VIEW_SETS = ("basic", "normal", "strong")  # each holds the ones before it
@@ -32,7 +33,7 @@ class AugmentConfig:
     """probability that left and right change places"""
     rotate_main: float = 30.0  # degrees, one random axis U(0, main)
     rotate_minor: float = 1.0  # degrees, the other two U(0, minor)
-    noise_std: float = 0.01  # metres
+    noise_std: float = 0.01  # metres of a person, whatever the unit of the data
     noise_p: float = 0.5
     """probability of noise"""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -67,8 +68,8 @@ RANGES = {
 }
 
 
-def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int) -> ViewStrength:
-    """What the kernels draw for one view. kind: basic, normal or strong."""
+def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int, space: Space = METRES) -> ViewStrength:
+    """What the kernels draw for one view. kind: basic, normal or strong. space: what the coordinates are."""
     if kind not in VIEW_SETS:
         raise ValueError(f"unknown view set {kind!r}: expected one of {VIEW_SETS}")
     basic = ViewStrength(padding=frames // config.crop_ratio, shear=config.shear)
@@ -79,15 +80,33 @@ def view_strength(kind: str, config: AugmentConfig, frames: int, joints: int) ->
         flip_p=config.flip_p,
         rotate_main=config.rotate_main,
         rotate_minor=config.rotate_minor,
-        noise_std=config.noise_std,
+        noise_std=config.noise_std * space.metre,
         noise_p=config.noise_p,
         blur_sigma=config.blur_sigma,
         blur_p=config.blur_p,
-        blur_normalized=config.blur_normalized,
+        blur_normalized=config.blur_normalized or space.third == "score",  # a score of 5 means nothing
         axis_p=config.axis_p,
         time_flip_p=config.time_flip_p,
     )
     return normal if kind == "normal" else replace(normal, masked_joints=int(config.mask_ratio * joints))
+
+
+def draw(
+    kinds: Sequence[str],
+    config: AugmentConfig,
+    space: Space,
+    sample: Tensor,
+    step: Tensor,
+    *,
+    seed: int,
+    frames: int,
+    joints: int,
+) -> Draws:
+    """The draws of one view for every entry of `kinds`, for coordinates of that kind."""
+    strengths = [view_strength(kind, config, frames, joints, space) for kind in kinds]
+    sizes = dict(frames=frames, joints=joints, mask_per_sample=config.mask_per_sample)
+    draws = draw_views(strengths, sample, step, seed=seed, **sizes)
+    return in_plane(draws, strengths, sample, step, seed=seed) if space.flat else draws
 
 
 def make_views(
@@ -102,23 +121,24 @@ def make_views(
     step: Tensor,
     stream: Stream = "joint",
     fill: Tensor | None = None,
+    space: Space = METRES,
 ) -> list[Tensor]:
     """One view (N, 3, T, V, M) of the batch for every entry of `kinds`.
 
     x: (S, 3, T, V, M) float32; index: (N,) int64 rows of it that make the batch; sample: (N,) int64 their sample ids, keys
-    of the draws; step: () int64; all on one device.
+    of the draws; step: () int64; all on one device. space: what the coordinates are; in a plane views stay in it.
     Strong views: AdaIN (if on) after the stream is taken, then the mask, whose joints become `fill` (1,), with its gradient.
     """
     frames, joints = x.shape[2:4]
-    strengths = [view_strength(kind, config, frames, joints) for kind in kinds]
-    draws = draw_views(strengths, sample, step, seed=seed, frames=frames, joints=joints, mask_per_sample=config.mask_per_sample)
+    draws = draw(kinds, config, space, sample, step, seed=seed, frames=frames, joints=joints)
     exchanged = [w for w, kind in enumerate(kinds) if kind == "strong" and config.adain != "off"]
     in_kernel = replace(draws, masked=tuple(masked and w not in exchanged for w, masked in enumerate(draws.masked)))
     tables = dict(mirror=layout.mirror, parents=layout.parents)
     views = apply_views(x, index, in_kernel, **tables, stream=stream, fill=fill)
     for w in exchanged:
         style = views[w][draw_roll(len(sample), seed=seed, step=step, view=w)]
-        views[w] = adain(views[w], style, config.adain)
+        styled = adain(views[w], style, config.adain)
+        views[w] = torch.cat([styled[:, :2], views[w][:, 2:]], dim=1) if space.flat else styled
         if draws.masked[w]:
             hidden = (draws.keep[w] == 0)[:, None, :, :, None]
             views[w] = torch.where(hidden, 0 if fill is None else fill, views[w])

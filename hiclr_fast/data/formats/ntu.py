@@ -104,9 +104,13 @@ def parse_skeleton(text: np.ndarray, where: str) -> Bodies:
     return Bodies(frames, frame, ident, xyz)
 
 
-def read_ntu(path: Path, bodies: Literal["first", "denoised"] = "first") -> Recording:
-    """One file -> (F, 25, 3, 2) float32 metres, absent bodies zero; label, subject and view (the camera) from its name."""
+def read_ntu(path: Path, bodies: Literal["first", "denoised"] = "first", named: bool = True) -> Recording:
+    """One file -> (F, 25, 3, 2) float32 metres, absent bodies zero; label, subject and view (the camera) from its name. named: a
+    name without them is an InputError, else it is a recording of which they are unknown."""
     found = NAME.search(path.stem)
+    if not found and not named:
+        select = first_two if bodies == "first" else denoised
+        return Recording(path.stem, select(parse_skeleton(read_padded(path, PAD), str(path))))
     if not found:
         raise InputError(f"{path}: the name holds no SsssCcccPpppRrrrAaaa; rename it as NTU RGB+D does")
     setup, camera, performer, _, action = map(int, found.groups())

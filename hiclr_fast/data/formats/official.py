@@ -1,6 +1,7 @@
 """The arrays that users of HiCLR, AimCLR and CrosSCLR already have: {train,val}_position.npy and *_label.pkl."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,26 @@ def _column(values: Any, what: str, path: Path) -> list:
     return list(values)
 
 
-def read_split(data: Path, labels: Path, layout: Layout) -> Split:
+def read_split(data: Path, labels: Path | None, layout: Layout, split: str = "") -> Split:
+    """labels none: no sample has one, and names are numbers."""
     x = load_array(data, layout)
-    name, label = load_labels(labels, len(x))
+    if labels is None:
+        name, label = np.array([f"{split}{i:06d}" for i in range(len(x))]), np.full(len(x), -1)
+    else:
+        name, label = load_labels(labels, len(x))
     found = [NTU_NAME.search(n) for n in name]
     view, subject = (np.array([int(m[g]) if m else -1 for m in found]) for g in (1, 2))
     return Split(x, label, name, subject, view)
 
 
-def pack_official(out: Path, files: dict[str, tuple[Path, Path]], layout: Layout) -> None:
-    """files: split -> (position .npy, label .pkl). Coordinates are taken as they are (the official chain made them)."""
-    splits = {split: read_split(data, labels, layout) for split, (data, labels) in files.items()}
+def pack_official(out: Path, files: dict[str, tuple[Path, Path | None]], layout: Layout, names: Sequence[str] = ()) -> None:
+    """files: split -> (position .npy, label .pkl or none). Coordinates are taken as they are (the official chain made them).
+    names: of the classes; none: their numbers."""
+    splits = {split: read_split(data, labels, layout, split) for split, (data, labels) in files.items()}
     shapes = {split: data.x.shape[1:] for split, data in splits.items()}
     if len(set(shapes.values())) > 1:
         raise InputError(f"the splits have different sample shapes {shapes}; expected the same (3, T, V, M)")
     classes = max(int(data.label.max()) for data in splits.values()) + 1
     source = ", ".join(str(Path(data).name) for data, _ in files.values())
-    write_packed(out, splits, layout, [str(c) for c in range(classes)], source=source, preprocessing={"chain": "official"})
+    names = names or [str(c) for c in range(classes)]
+    write_packed(out, splits, layout, names, source=source, preprocessing={"chain": "official"})

@@ -1,9 +1,10 @@
 """The packed dataset: a folder of row files that is checked on opening and says how it was made.
 
-DIR/meta.json            format, layout, classes, shape, preprocessing, and per split: samples, files, sizes, SHA-256
-DIR/{split}.npy          float32 (N, 3, T, V, M), metres; a split larger than a shard: {split}_00000.npy, {split}_00001.npy, ...
-DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 unknown)
-DIR/report.csv           optional: recordings that were rejected or repaired, with the reason
+DIR/meta.json            format, layout (whole), space (what the coordinates are), classes, subjects (names, where they are not
+                         numbers), shape, preprocessing, and per split: samples, files, sizes, SHA-256
+DIR/{split}.npy          float32 (N, 3, T, V, M); a split larger than a shard: {split}_00000.npy, {split}_00001.npy, ...
+DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 none or unknown)
+DIR/report.csv           optional: recordings that were rejected, repaired, filled or cut, with the reason
 """
 
 import hashlib
@@ -20,9 +21,9 @@ from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz, read_whole, sha256
 from hiclr_fast.files.json_files import expect, parse_json
-from hiclr_fast.skeletons import Layout, get_layout
+from hiclr_fast.skeletons import LAYOUTS, METRES, Layout, Space
 
-FORMAT, VERSION = "hiclr_fast packed", 1
+FORMAT, VERSION, READ = "hiclr_fast packed", 2, (1, 2)  # 1 knew metres in space and whole sets of labels
 CHUNK = 1 << 24  # bytes of rows read at a time
 LARGEST_META = 1 << 26  # bytes
 SPLIT, FILE = re.compile(r"[\w-]+"), re.compile(r"[\w-]+\.np[yz]")
@@ -31,7 +32,7 @@ VERIFY = 4 << 30  # bytes; a larger set is not hashed on every opening, `scripts
 
 @dataclass(frozen=True)
 class Split:
-    """x: (N, 3, T, V, M) float32 array or Rows on disk; label, subject, view: (N,) ints; name: (N,) unicode."""
+    """x: (N, 3, T, V, M) float32 array or Rows on disk; label, subject, view: (N,) ints, -1 unknown; name: (N,) unicode."""
 
     x: np.ndarray | Rows
     label: np.ndarray
@@ -41,6 +42,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def unlabelled(self) -> int:
+        """How many samples have no label."""
+        return int((self.label < 0).sum())
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,15 @@ class Packed:
     splits: dict[str, Split]
     checksum: str  # SHA-256 of meta.json, which holds the checksum of every file
     facts: Mapping[str, Any] = field(default_factory=dict)  # what meta.json says beside its files: preprocessing, classes, ...
+    space: Space = METRES  # what the coordinates are
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every sample has a label."""
+        return not any(split.unlabelled for split in self.splits.values())
+
+    def class_name(self, label: int) -> str:
+        return self.classes[label] if label >= 0 else "no label"
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:
@@ -75,9 +90,10 @@ def chunks(rows: int, row: tuple[int, ...]) -> list[slice]:
 
 
 def check_labels(label: np.ndarray, classes: int, where: str) -> None:
-    bad = np.flatnonzero((label < 0) | (label >= classes))
+    bad = np.flatnonzero((label < -1) | (label >= classes))
     if len(bad):
-        raise InputError(f"{where}: sample {bad[0]} has label {label[bad[0]]}, expected 0 to {classes - 1}")
+        expected = f"0 to {classes - 1}" if classes else "no label: there are no classes"
+        raise InputError(f"{where}: sample {bad[0]} has label {label[bad[0]]}, expected {expected}, or -1 for none")
 
 
 def _read_meta(path: Path) -> tuple[dict, str]:
@@ -87,13 +103,10 @@ def _read_meta(path: Path) -> tuple[dict, str]:
     text = read_whole(file, LARGEST_META)
     try:
         meta = expect(parse_json(text, str(file)), dict, str(file))
-        if meta["format"] != FORMAT or meta["version"] != VERSION:
+        if meta["format"] != FORMAT or meta["version"] not in READ:
             raise ValueError(f"format {meta['format']!r} version {meta['version']}")
         layout = meta["layout"]
-        if isinstance(layout, str):
-            meta["layout"] = get_layout(layout)
-        else:
-            meta["layout"] = Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in layout.items()})
+        meta["layout"] = LAYOUTS[layout] if isinstance(layout, str) else Layout.from_dict(layout, "layout")
         meta["shape"] = tuple(expect(s, int, "shape", "a length") for s in meta["shape"])
         meta["classes"] = tuple(expect(c, str, "classes", "a name") for c in meta["classes"])
         for split, described in meta["splits"].items():
@@ -170,4 +183,5 @@ def open_packed(path: Path, full: bool = False) -> Packed:
     else:
         tqdm.write(f"{path}: {size >> 30} GiB, checksums not verified now; `scripts/prepare.py check {path}` does")
     facts = {name: value for name, value in meta.items() if name not in ("format", "version", "splits", "layout", "shape")}
-    return Packed(path, layout, meta["classes"], shape, splits, checksum, facts)
+    space = Space.from_dict(meta.get("space"), f"{path / 'meta.json'} space")
+    return Packed(path, layout, meta["classes"], shape, splits, checksum, facts, space)

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from hiclr_fast.data.packed.dataset import FORMAT, VERSION, Split, check_labels,
 from hiclr_fast.errors import InputError, os_sentence, writing
 from hiclr_fast.files.archives import sha256
 from hiclr_fast.files.atomic import new_folder
-from hiclr_fast.skeletons import LAYOUTS, Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
 
 SHARD = 1 << 30  # bytes of one row file
 MAX_SHARDS = 256  # all stay open while a set is read
@@ -64,12 +63,15 @@ def write_packed(
     source: str,
     preprocessing: dict,
     report: Sequence[tuple[str, str, str]] = (),
+    subjects: Sequence[str] = (),
+    space: Space = METRES,
     shard_bytes: int = SHARD,
     locked: bool = False,
 ) -> None:
     """Writes under a temporary name beside `out` and renames at the end; memory use does not grow with the set.
 
-    report: (recording, rejected | repaired, reason) lines for report.csv. locked: the caller is inside `exclusive(out)`.
+    report: (recording, what was done, reason) lines for report.csv. subjects: names that the subject numbers stand for, where
+    they are not numbers themselves. space: what the coordinates are. locked: the caller is inside `exclusive(out)`.
     Raises InputError when `out` exists already, a split is empty, or on values that `open_packed` would refuse.
     """
     for split, data in splits.items():
@@ -80,8 +82,10 @@ def write_packed(
         meta = _write_files(temporary, splits, source, shard_bytes, report)
         meta |= {
             "source": source,
-            "layout": layout.name if LAYOUTS.get(layout.name) == layout else asdict(layout),
+            "layout": layout.as_dict(),
+            "space": space.as_dict(),
             "classes": list(classes),
+            "subjects": list(subjects),
             "preprocessing": preprocessing,
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))

@@ -25,7 +25,7 @@ def train_candidate(candidate, config: FinetuneConfig, rows: np.ndarray | None, 
     rows = np.arange(len(train)) if rows is None else rows
     encoder = candidate.encoder(dropout=config.dropout)
     data = candidate.data
-    how = dict(ranks=candidate.ranks, graph=not candidate.no_graph)
+    how = dict(ranks=candidate.ranks, graph=not candidate.no_graph, space=data.space)
     place = data.layout, candidate.stream, config, candidate.device
     training = Training(encoder, train, val, rows, len(data.classes), *place, **how)
     scores = training.run(folder / UNFINISHED, key)
