@@ -139,6 +139,7 @@ def cached_features(
             return _from_cache(cache, data)
         except InputError as error:
             tqdm.write(f"note: {error}; the features are extracted again")
+            cache.unlink(missing_ok=True)
     encoder = copy.deepcopy(weights.encoder).to(device, memory_format=torch.channels_last)
     if recalibrated:
         recalibrate(encoder, data["train"], data.layout, stream, device)
