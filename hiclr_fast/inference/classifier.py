@@ -120,17 +120,10 @@ def load_classifier(
     file = classifier_of(Path(path), head)
     state, facts = load_weights_file(file)
     try:
-<<<<<<< HEAD
         said = {name: parse_json(facts[name].encode(), f"{file} {name}") for name in ("config", "classes", "input")}
         values = expect(said["config"], dict, str(file), "config")
         classes = tuple(expect(name, str, str(file), "a class") for name in said["classes"])
         contract = Contract.from_dict(said["input"], str(file))
-=======
-        told = {name: parse_json(facts[name].encode(), f"{file} {name}") for name in ("config", "classes", "input")}
-        values = expect(told["config"], dict, f"{file} config")
-        classes = tuple(map(str, expect(told["classes"], list, f"{file} classes")))
-        contract = Contract.from_dict(told["input"], str(file))
->>>>>>> main
         weight, bias = state["head.weight"], state["head.bias"]
         linear = nn.Linear(weight.shape[1], weight.shape[0])
         linear.load_state_dict({"weight": weight, "bias": bias})

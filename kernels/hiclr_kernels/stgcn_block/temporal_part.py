@@ -19,7 +19,7 @@ RELU = After(slope=0.0)
 
 
 class Gradients(NamedTuple):
-    """h: gradient behind (slope 0) or in front of (slope 1) the ReLU, (R, T, V, D); part: its sums, as `coefficients` takes them."""
+    """h: gradient behind (slope 0) or in front of (slope 1) the ReLU, (R, T, V, D); part: its sums, for `coefficients`."""
 
     h: Tensor
     slope: float
