@@ -74,12 +74,9 @@ def weights_config(
 ) -> tuple[Tile, dict]:
     """The same of the gradient to the weights, whose band matrix is held in registers, up to three steps of it a program."""
     cp, ob = padded(c), padded(o)
-    wide = max(cp, ob) == 128
-    if dtype == torch.float32:
-        tile = Tile(32, 1, cp, 8 if wide else 4, 1)
-    else:
-        tile = Tile(64, max(1, 64 // ob), max(64, cp), 8, 1)
-    held = 1 if wide or (dtype == torch.float32 and max(cp, ob) > 32) else 3
+    wide, single = max(cp, ob) == 128, dtype == torch.float32
+    tile = Tile(32, 1, cp, 8 if wide else 4, 1) if single else Tile(64, max(1, 64 // ob), max(64, cp), 8, 1)
+    held = 1 if wide or (single and max(cp, ob) > 32) else 3
     steps = _steps(stride * (tile.F - 1) + kernel, cp, tile, held)
     constants = dict(V=v, C=c, CP=cp, O=o, OB=ob, F=tile.F, K=kernel, STRIDE=stride, M=tile.M, BI=tile.BI, STEPS=steps)
     return tile, dict(constants, HELD=held, SLOPE=float(slope), FOLD=fold)
