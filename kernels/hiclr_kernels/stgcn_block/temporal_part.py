@@ -19,7 +19,7 @@ RELU = After(slope=0.0)
 
 
 class Gradients(NamedTuple):
-    """h: gradient behind (slope 0) or in front of (slope 1) the ReLU, (R, T, V, D); part: its sums, for `coefficients`."""
+    """h (R, T, V, D): gradient behind (slope 0) or in front of (slope 1) the ReLU; part: sums, as `coefficients` takes them."""
 
     h: Tensor
     slope: float
@@ -41,7 +41,7 @@ def _activation(z1: Tensor, stats1: Tensor, groups: int) -> Tensor:
 
 
 def forward(z1: Tensor, stats1: Tensor, blocks: Sequence, plan) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
-    """z2 (R, T', V, D), of all rows or each encoder's apart; the mean and variance (G, D) of every group where they are known."""
+    """z2 (R, T', V, D), of all rows or each encoder's apart; mean and variance (G, D) of every group where they are known."""
     if fuses(z1.shape[-1], z1.dtype):
         weights, biases = [b.conv_weight[..., 0] for b in blocks], [b.conv_bias for b in blocks]
         sets = [int(group >= plan.split) for group in range(plan.groups)]
