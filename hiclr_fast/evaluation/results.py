@@ -14,13 +14,8 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
-from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import read_npz, sha256
-=======
 from hiclr_fast.errors import InputError, writing
-from hiclr_fast.files.archives import open_regular, read_npz, sha256
->>>>>>> main
+from hiclr_fast.files.archives import read_npz, sha256
 from hiclr_fast.files.atomic import replacing
 from hiclr_fast.files.json_files import read_json
 
