@@ -113,7 +113,9 @@ class _Stop:
         if what.exc_type is not KeyboardInterrupt:
             return self.hook(what)
         self.raised = -math.inf
-        _thread.interrupt_main(self.number or signal.SIGINT)  # as if it came again, when this is over
+        again = threading.Timer(0.02, _thread.interrupt_main, (self.number,))  # as if it came when this is over
+        again.daemon = True
+        again.start()
 
     def __enter__(self) -> None:
         self.here = threading.current_thread() is threading.main_thread()
