@@ -103,7 +103,7 @@ def test_several_ranks_stop_in_epochs_shorter_than_a_reading(tmp_path, data, mon
     assert (state["epoch"], state["step"]) == (3, 0) and len(read_metrics(tmp_path / "run")) == 2
 
 
-@pytest.mark.parametrize(("when", "place"), [(1, (2, 0)), (2, (3, 0))])
+@pytest.mark.parametrize(("when", "place"), [(1, (2, 1)), (2, (3, 0))])
 def test_a_signal_while_an_epoch_is_closed(tmp_path, data, monkeypatch, when, place):
     """After the last epoch it is for whoever goes on: all is saved by then, and the folder is free."""
     real = loop.tell
