@@ -149,6 +149,8 @@ def signals(place: Place, rng: random.Random) -> Found:
         moment = rng.random() * 0.05
     ended = child.wait()
     more, damage = check()
+    if ended.code == -number and not ended.text:  # before its first line of code
+        ended.code = 0
     if ended.code not in (0, 2) and ended.code != 128 + number:
         damage = damage or f"code {ended.code}"
     return worst(f"{number.name} in {kind}{' twice' * twice} after {ended.seconds:.2f} s", [ended, *more], damage)

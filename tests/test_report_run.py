@@ -107,10 +107,10 @@ def test_results_that_are_there_are_shown_not_replaced(tmp_path, report):
     (one.folder / "semi_1").mkdir()
     results = json.loads((one.folder / "linear" / "results.json").read_text())
     (one.folder / "semi_1" / "results.json").write_text(json.dumps({**results, "files": {}}))
-    for name in ("knn", "linear"):
-        shutil.rmtree(one.folder / name)
+    before = {p: p.read_bytes() for p in one.folder.rglob("*.npz")}
     text = make_report(replace(one), tmp_path / "run", tmp_path / "out").read_text()
-    assert re.findall(r"<th>([^<]*) \(another checkpoint\)", text) == ["semi_1"]
+    assert re.findall(r"<th>([^<]*) \(another checkpoint\)", text) == ["knn", "linear", "semi_1"]
+    assert before and all(p.read_bytes() == content for p, content in before.items())
 
 
 def test_a_report_on_three_samples(tmp_path):

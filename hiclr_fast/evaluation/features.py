@@ -146,17 +146,21 @@ def cached_features(
     features = {s: extract(encoder, split, data.layout, stream, device, dtype=dtype) for s, split in data.splits.items()}
     check_finite(features.values(), str(weights.path))
     check_statistics(encoder, str(weights.path))
-    save_features(features, cache)
+    _write(features, cache)
     return features
 
 
 def save_features(features: dict[str, Features], path: Path) -> None:
     """{split}/features, {split}/label, {split}/name of every split in one .npz. A file that is not of this kind stays."""
+    if path.exists() and not _is_features(path):
+        raise InputError(f"{path} exists already and holds no features; choose another --out")
+    _write(features, path)
+
+
+def _write(features: dict[str, Features], path: Path) -> None:
     arrays = {}
     for split, f in features.items():
         arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
-    if path.exists() and not _is_features(path):
-        raise InputError(f"{path} exists already and holds no features; choose another --out")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_npz(path, arrays)

@@ -113,7 +113,7 @@ class Loop:
         t.train.sums.zero_()
         if self.metrics is not None:
             self._write(done, values)
-        return stopping > 0 or (t.stop and t.ranks.world == 1)
+        return stopping > 0
 
     def _write(self, done: int, values: dict[str, float]) -> None:
         t, c = self.trainer, self.trainer.config
