@@ -27,7 +27,7 @@ ROUNDS = 7
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="append every benchmark to bench/results/{op}.jsonl")
     parser.addoption("--full", action="store_true", help="compiled variants and large sizes too, most of an hour on a CPU")
-    parser.addoption("--tiny", action="store_true", help="one round of every benchmark at a tiny size: they run, nothing is measured")
+    parser.addoption("--tiny", action="store_true", help="one round of every benchmark at a tiny size; measures nothing")
 
 
 def pytest_configure(config):

@@ -53,8 +53,8 @@ def test_parse(race, texts, variant):
     megabytes = sum(file.stat().st_size for file in texts) / 1e6
 
     def build(variant: str) -> Entrant:
-        one = read_xyz(texts[0])
-        np.testing.assert_array_equal(read_ntu(texts[0]).frames[..., : one.shape[3]], one.transpose(1, 2, 0, 3).astype(np.float32))
+        one = read_xyz(texts[0]).transpose(1, 2, 0, 3).astype(np.float32)
+        np.testing.assert_array_equal(read_ntu(texts[0]).frames, one[..., : read_ntu(texts[0]).frames.shape[3]])
         read = read_xyz if variant == "official_style" else read_ntu
         return Entrant(lambda: [read(file) for file in texts], info={"megabytes": megabytes})
 
@@ -71,7 +71,8 @@ def test_prepare(race, texts, tmp_path, tiny, variant):
         np.save(tmp_path / "plain.npy", np.stack(x))
 
     def ours():
-        Ntu((texts[0].parent,), tmp_path / "set", "subject=1" if tiny else "subject=1,2", Preprocess(), Conversion(strict=True)).run()
+        train = "subject=1" if tiny else "subject=1,2"
+        Ntu((texts[0].parent,), tmp_path / "set", train, Preprocess(), Conversion(strict=True)).run()
 
     def remove():
         shutil.rmtree(tmp_path / "set", ignore_errors=True)
