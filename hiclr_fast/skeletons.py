@@ -92,6 +92,20 @@ def get_layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+def body_parts(layout: Layout) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(name, joints) of the torso and of every limb: what hangs together among the left joints, and among the right ones."""
+    parts = [("torso", tuple(v for v in range(layout.num_joints) if v not in {*layout.left, *layout.right}))]
+    for side, joints in (("left", layout.left), ("right", layout.right)):
+        group = {v: v for v in joints}
+        for a, b in layout.bones:
+            if a in group and b in group:
+                old, new = group[a], group[b]
+                group = {v: new if g == old else g for v, g in group.items()}
+        limbs = [tuple(v for v in joints if group[v] == g) for g in dict.fromkeys(group.values())]
+        parts += [(f"{side} limb {i}", limb) for i, limb in enumerate(limbs, 1)]
+    return tuple((name, joints) for name, joints in parts if joints)
+
+
 def hop_distance(layout: Layout, max_hop: int = 1) -> np.ndarray:
     """(V, V) float64 hops between joints; farther than `max_hop` is inf (official graph code, get_hop_distance)."""
     v = layout.num_joints

@@ -33,15 +33,15 @@ def encoder_from_state(
     """(encoder with these weights, the config fields that can be read off them). name_of: our name -> the state's."""
     try:
         feature_dim, hidden_dim = state[name_of("projector.2.weight")].shape
-        attention = state.get(name_of("blocks.0.attention0s"))
+        attention, pooling = state.get(name_of("blocks.0.attention0s")), state.get("pooling")
         if attention is not None:
             width, in_channels = state["proj.weight"].shape[:2]
             sizes = (width // 2, hidden_dim, feature_dim)
-            model: Encoder = DSTA(attention.shape[-1], in_channels, *sizes, dropout)
+            model: Encoder = DSTA(attention.shape[-1], in_channels, *sizes, dropout, pooling)
         else:
             graph, in_channels = state["A"], state[name_of("blocks.0.gcn.weight")].shape[1]
             sizes = (len(state[name_of("blocks.0.conv.weight")]), hidden_dim, feature_dim)
-            model = STGCN(graph, in_channels, *sizes, dropout)
+            model = STGCN(graph, in_channels, *sizes, dropout, pooling)
         model.load_state_dict({name: state[name_of(name)] for name in model.state_dict()})
     except (KeyError, IndexError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

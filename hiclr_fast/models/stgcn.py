@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hiclr_fast.models.encoder import PooledEncoder, projector
 from hiclr_fast.models.layers import BatchNorm, Dropout, distinct_bodies
+from hiclr_fast.models.pooling import pool_rows
 
 TEMPORAL_KERNEL = 9
 BLOCK_STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
@@ -72,8 +73,10 @@ class STGCN(PooledEncoder):
         hidden_dim: int = 256,
         feature_dim: int = 128,
         dropout: float = 0.5,
+        pooling: Tensor | None = None,
     ):
         super().__init__()
+        self.set_pooling(pooling)
         subsets, joints, _ = adjacency.shape
         self.register_buffer("A", adjacency.float())
         self.data_bn = BatchNorm(in_channels * joints)
@@ -82,7 +85,7 @@ class STGCN(PooledEncoder):
             Block(widths[i], widths[i + 1], subsets, joints, stride, dropout if i else 0.0, residual=i > 0)
             for i, stride in enumerate(BLOCK_STRIDES)
         )
-        self.projector = projector(hidden_dim, feature_dim)
+        self.projector = projector(hidden_dim, feature_dim, 1 if pooling is None else len(pooling))
 
     @property
     def num_joints(self) -> int:
@@ -113,7 +116,7 @@ class STGCN(PooledEncoder):
             rows = rows[kept].contiguous(memory_format=torch.channels_last)
         for number, block in enumerate(self.blocks):
             rows = block(rows, self.A if graphs is None else graphs[number])
-        rows = rows.mean(dim=(2, 3))
+        rows = pool_rows(rows, self.pooling, self.segments)
         return (rows if where is None else rows[where]).view(n, bodies, -1).mean(dim=1)
 
 
