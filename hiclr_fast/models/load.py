@@ -17,8 +17,7 @@ from hiclr_fast.files.tensors import load_checkpoint, load_tensors, load_weights
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.models.dsta import DSTA
-from hiclr_fast.models.official import official_name
-from hiclr_fast.models.skeletonclr import skeletonclr_name
+from hiclr_fast.models.official import official_name, skeletonclr_name
 from hiclr_fast.models.stgcn import STGCN
 
 Format = Literal["hiclr_fast", "official"]

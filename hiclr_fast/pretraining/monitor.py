@@ -12,6 +12,7 @@ from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.protocols.knn import knn_scores
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.queue_health import stale
 
 COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
 
@@ -32,6 +33,8 @@ def tell(epoch: int, values: dict[str, float], config: PretrainConfig) -> None:
     """One line for a finished epoch, and a warning when training has collapsed."""
     shown = f"epoch {epoch}: loss {values['loss']:.3f}, {values['samples_per_s']:.0f} samples/s"
     tqdm.write(shown + (f", 1-NN {values['knn1']:.1f} %" if "knn1" in values else ""))
+    if epoch > max(1, config.warmup_epochs) and (said := stale(values, config.temperature, config.momentum)):
+        tqdm.write(said)
     limit = sum(config.weights) * math.log(config.queue_size + 1)
     if values["loss"] > COLLAPSED * limit and epoch > max(1, config.warmup_epochs):
         tqdm.write(
