@@ -40,6 +40,6 @@ def stale(health: dict[str, float], temperature: float, momentum: float) -> str 
     if nats < STALE:
         return None
     return (
-        f"warning: keys of the queue are told apart by their age (fresh keys are {nats:.1f} nats nearer), which lets the loss fall "
+        f"warning: keys of the queue are told apart by their age (fresh keys are {nats:.1f} nats nearer), so the loss falls "
         f"without learning. Raise --momentum above {momentum:g} (0.997 on small sets), shorten --queue-size, or lower --lr"
     )
