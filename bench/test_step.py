@@ -1,7 +1,7 @@
 """A training step: ours beside the official style, loader and augmentation included in both.
 
 official_no_loader: its step on views that lie on the device already. floor_fraction: the step's least time by its bytes and
-FLOPs (`hiclr_fast/pretraining/profile.py`), over its median.
+FLOPs (`hiclr_fast/pretraining/step_ledger.py`), over its median.
 """
 
 import tempfile
@@ -10,22 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from memory import too_large
 from official_style import LAYOUT, PlainTrainer, Views
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.profile import rates, work
+from hiclr_fast.pretraining.profile import rates
+from hiclr_fast.pretraining.step_ledger import floor, floor_seconds
 from hiclr_fast.pretraining.trainer import Pretrainer
 
 QUEUE = 32768
+SHAPE = (3, 50, LAYOUT.num_joints, 2)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def dataset(n: int) -> Packed:
     """Random NTU-shaped skeletons, half with an empty second body; the speed does not depend on the values."""
     rng = np.random.default_rng(0)
-    x = rng.normal(0, 0.3, (n, 3, 50, LAYOUT.num_joints, 2)).astype(np.float32)
+    x = rng.normal(0, 0.3, (n, *SHAPE)).astype(np.float32)
     x[::2, ..., 1] = 0
     file = Path(tempfile.mkdtemp()) / "train.npy"
     np.save(file, x)
@@ -132,6 +135,8 @@ def test_step(measure, benchmark, device, batch, variant):
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        if reason := too_large(PretrainConfig(batch_size=batch, queue_size=QUEUE, **kw), LAYOUT, SHAPE, batch):
+            pytest.skip(reason)
     ours = trainer(batch, device, **kw)
     batches = (given for epoch in range(1, 10**6) for given in ours.loader.epoch(epoch))
 
@@ -141,10 +146,9 @@ def test_step(measure, benchmark, device, batch, variant):
 
     run()  # compiles, captures
     measure(run, rounds=5 if device == "cpu" else 30, **facts(batch, device, variant, "bfloat16" if kw.get("amp") else "float32"))
-    needed = work(ours)
-    copy_rate, product_rate = rates(ours.device, torch.bfloat16 if kw.get("amp") else torch.float32)
-    floor = sum(max(moved / copy_rate, flops / product_rate) for moved, flops in needed.values())
+    needed = floor(ours.config, LAYOUT, ours.data.shape, batch)
+    least = floor_seconds(needed, *rates(ours.device, torch.bfloat16 if kw.get("amp") else torch.float32))
     if benchmark.stats is not None:
-        benchmark.extra_info["floor_fraction"] = floor / benchmark.stats.stats.median
+        benchmark.extra_info["floor_fraction"] = least / benchmark.stats.stats.median
     if device == "cuda":
         benchmark.extra_info["peak_mb"] = torch.cuda.max_memory_reserved() / 1e6  # what a graph holds is not allocated

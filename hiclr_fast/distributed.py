@@ -36,12 +36,16 @@ class Ranks:
         return out
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Every tensor becomes its mean over the ranks, bit for bit the same on all. One exchange."""
+        """Every tensor becomes its mean over the ranks, bit for bit the same on all. One exchange.
+
+        The tensors are dense, in any order of dimensions, the same on all ranks (parameters' gradients are): no copy changes
+        the order, so that torch joins all copies in a few launches.
+        """
         if self.world == 1:
             return
-        flat = self.mean(torch.cat([t.detach().reshape(-1) for t in tensors]))
-        parts = flat.split([t.numel() for t in tensors])
-        torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+        flat = self.mean(torch.cat([t.detach().as_strided((t.numel(),), (1,)) for t in tensors]))  # as they lie in memory
+        parts = zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)
+        torch._foreach_copy_(list(tensors), [part.as_strided(t.shape, t.stride()) for part, t in parts])
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over the ranks, in place where there is more than one."""
@@ -80,12 +84,35 @@ def join(device: torch.device) -> Ranks:
     ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     cuda = device.type == "cuda"
     if cuda:
+        if ranks.local >= (gpus := torch.cuda.device_count()):
+            raise InputError(
+                f"rank {ranks.rank} is number {ranks.local} of this machine, counted from 0, which has {gpus} GPUs; start "
+                "at most as many ranks as GPUs (torchrun --nproc-per-node)"
+            )
         torch.cuda.set_device(ranks.local)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+        where = dict(device_id=torch.device("cuda", ranks.local)) if cuda else {}  # connects now, not inside the first step
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, **where)
     return ranks
 
 
-def leave() -> None:
-    if dist.is_initialized():
+def leave(failed: bool = False) -> None:
+    """failed: gives up what is under way, as the other ranks may never finish it."""
+    if not dist.is_initialized():
+        return
+    if failed and dist.get_backend() == "nccl":
+        dist.group.WORLD.abort()
+    else:
         dist.destroy_process_group()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """`join`, and `leave` on every way out."""
+    ranks = join(device)
+    try:
+        yield ranks
+    except BaseException:
+        leave(failed=True)
+        raise
+    leave()

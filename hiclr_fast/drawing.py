@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.skeletons import Layout
 
 COLOURS, MASKED = ("#1f5fa8", "#3a8f3a", "#8a5fb0"), "#d62728"
 DEPTH = np.array([0.45, 0.25])  # how far z moves a point right and up: a hidden axis then still leaves a picture
@@ -94,3 +95,62 @@ def animation(found: Sequence[Picture], bones: Sequence[tuple[int, int]], path: 
         return []
 
     FuncAnimation(figure, update, frames=found[0].x.shape[1]).save(path, writer=PillowWriter(fps=fps), dpi=80)
+
+
+def spread(layout: Layout) -> np.ndarray:
+    """(V, 2) places that show the tree: the centre in the middle, each bone one unit long, right joints on the left side of the
+    picture as of a person who faces us, left joints as their mirror image."""
+    near = {v: [] for v in range(layout.num_joints)}
+    for a, b in layout.bones:
+        near[a].append(b)
+        near[b].append(a)
+    side = dict.fromkeys(layout.left, 1) | dict.fromkeys(layout.right, -1)
+    place = np.zeros((layout.num_joints, 2))
+
+    def leaves(v: int, before: int) -> int:
+        return sum(leaves(w, v) for w in near[v] if w != before) or 1
+
+    def fan(joints: list[int], v: int, middle: float, width: float) -> None:
+        """Places the joints around v, in a fan of directions (radians), each with a share that its leaves need."""
+        shares = np.array([leaves(w, v) for w in joints], dtype=float)
+        edges = middle - width / 2 + width * np.cumsum([0, *shares]) / max(shares.sum(), 1)
+        for w, low, high in zip(joints, edges[:-1], edges[1:], strict=True):
+            angle = (low + high) / 2
+            place[w] = place[v] + (np.cos(angle), np.sin(angle))
+            grow(w, v, angle, min(high - low, 1.9))
+
+    def grow(v: int, before: int, angle: float, width: float) -> None:
+        ahead = [w for w in near[v] if w != before]
+        middle = [w for w in ahead if w not in side]
+        if v in side or not layout.left or len(middle) == len(ahead):
+            fan(ahead, v, angle, width if before >= 0 else 2 * np.pi)
+            return
+        up = before < 0 and sum(w in side for w in near[v]) and len(middle) > 1  # of two ways from the centre the shorter goes up
+        order = sorted(middle, key=lambda w: leaves(w, v))
+        fan(order[:1] if up else [], v, np.pi / 2, 0.9)
+        fan(order[1:] if up else order, v, angle, 0.9)
+        right = [w for w in ahead if side.get(w, 0) < 0]
+        fan(right, v, np.pi if before < 0 else angle - 1.0, 1.9 if before < 0 else 1.2)
+        fan([layout.mirror[w] for w in reversed(right)], v, 0.0 if before < 0 else angle + 1.0, 1.9 if before < 0 else 1.2)
+
+    grow(layout.center, -1, -np.pi / 2, 2 * np.pi)
+    return place
+
+
+def draw_layout(layout: Layout, path: Path) -> None:
+    """PNG: every joint with its number and name, bones, parts in colours, mirror partners, the centre as a star."""
+    figure, axes = _grid(1, 1, 11, 9)
+    ax, place = axes[0, 0], spread(layout)
+    for a, b in layout.bones:
+        ax.annotate("", place[a], place[b], arrowprops=dict(arrowstyle="-|>", color="#888888", lw=1.4, shrinkA=4, shrinkB=4))
+    for number, (part, joints) in enumerate(layout.parts):
+        ax.plot(*place[list(joints)].T, "o", color=f"C{number % 10}", ms=9, label=part)
+    ax.plot(*place[layout.center], "*", color="black", ms=8, label="centre")
+    for v, name in enumerate(layout.joint_names):
+        partner = f" ~{layout.mirror[v]}" if layout.mirror[v] != v else ""
+        ax.annotate(f"{v} {name}{partner}", place[v], xytext=(7, 5), textcoords="offset points", fontsize=7.5)
+    ax.set_title(f"{layout.name}: {layout.num_joints} joints; arrows from parent to joint, ~k: mirror partner is joint k", fontsize=10)
+    ax.set(aspect="equal", xticks=[], yticks=[])
+    ax.margins(0.14)
+    ax.legend(fontsize=8, loc="best")
+    figure.savefig(path, dpi=110)

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,44 @@ def test_an_epoch_visits_every_sample_once_over_all_ranks(data, mode, dali, worl
         for ids, labels, x in itertools.chain(*seen):
             assert len(ids) == batch and labels == data.label[ids].tolist()
             np.testing.assert_array_equal(x.numpy(), data.x[ids])
+
+
+@pytest.mark.dali
+@pytest.mark.skipif(not HAVE_DALI, reason="NVIDIA DALI is not installed")
+def test_dali_hands_its_own_memory_to_the_current_stream(data, monkeypatch):
+    """A stand-in for the pipeline on a GPU: no copy, no wait, and the batch is bound to the stream that will read it."""
+    from hiclr_fast.data.loading import dali
+    from hiclr_fast.data.loading.feed import Gather
+
+    stream, rows, made, streams = object(), torch.randn(2, 3), {}, []
+
+    class Pipeline:
+        def __init__(self, **kw):
+            made.update(kw)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def set_outputs(self, *outputs):
+            pass
+
+        def build(self):
+            pass
+
+        def run(self, given):
+            streams.append(given)
+            return (SimpleNamespace(as_tensor=lambda: rows),)
+
+    monkeypatch.setattr(dali, "Pipeline", Pipeline)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    output = SimpleNamespace(gpu=lambda: None)
+    monkeypatch.setattr(dali.fn, "external_source", lambda **kw: (output,) * 3)
+    (batch,) = next(dali.DaliFeed(Gather(data, iter([]), 8, pinned=False), torch.device("cuda", 0)))
+    assert batch.data_ptr() == rows.data_ptr() and streams == [stream]
+    assert made["exec_dynamic"] is True and made["device_id"] == 0
 
 
 @KINDS

@@ -7,18 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers import packed, tiny
 
 from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
-from hiclr_fast.distributed import ALONE, join, leave
+from hiclr_fast.distributed import ALONE, Ranks, join, joined, leave
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.tensors import load_checkpoint
 from hiclr_fast.pretraining.trainer import Pretrainer
+from hiclr_fast.training.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent
 EQUAL = dict(rtol=1e-5, atol=1e-5)
@@ -106,6 +109,58 @@ def test_a_batch_that_does_not_divide(tmp_path):
     ranks = type(ALONE)(rank=0, world=3, local=0)
     with pytest.raises(InputError, match=r"batch_size 8 does not divide by 3 ranks x 1 passes"):
         Pretrainer(tiny(), data, ranks)
+
+
+class Twin(Ranks):
+    """A rank whose only peer has the same numbers."""
+
+    def __init__(self):
+        super().__init__(0, 2, 0)
+
+    def mean(self, x):
+        return x
+
+
+def test_the_average_keeps_every_memory_order():
+    """All copies of the exchange are joined launches: none has to change an order of dimensions."""
+    shapes = [(4, 3, 2, 2), (5,), (6, 2, 3, 1), (2, 3)]
+    with Ledger():
+        tensors = [torch.zeros(shape) for shape in shapes]
+        tensors[:3:2] = [t.to(memory_format=torch.channels_last) for t in tensors[:3:2]]
+    with Ledger() as ledger:
+        Twin().average(tensors)
+    assert [(e.name, e.kernels) for e in ledger.entries] == [("cat", 1), ("_foreach_copy_", 1)]
+    real = [
+        torch.randn(shape).to(memory_format=torch.channels_last) if len(shape) == 4 else torch.randn(shape) for shape in shapes
+    ]
+    want = [t.clone() for t in real]
+    Twin().average(real)
+    for t, w in zip(real, want, strict=True):
+        assert torch.equal(t, w) and t.stride() == w.stride()
+
+
+def test_more_ranks_than_gpus(monkeypatch):
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="rank 2 is number 2 of this machine, counted from 0, which has 2 GPUs"):
+        join(torch.device("cuda", 0))
+
+
+def test_a_failed_job_gives_up_what_is_under_way(monkeypatch):
+    """NCCL waits for what its peers will never do, unless it is aborted; gloo has its own timeouts."""
+    done = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("destroyed"))
+    monkeypatch.setattr(dist, "group", SimpleNamespace(WORLD=SimpleNamespace(abort=lambda: done.append("aborted"))))
+    monkeypatch.delenv("RANK", raising=False)
+    for backend in ("nccl", "gloo"):
+        monkeypatch.setattr(dist, "get_backend", lambda backend=backend: backend)
+        with joined(torch.device("cpu")):
+            pass
+        with pytest.raises(InputError, match="NaN"), joined(torch.device("cpu")):
+            raise InputError("NaN")
+    assert done == ["destroyed", "aborted", "destroyed", "destroyed"]
 
 
 def test_one_process_is_alone(monkeypatch):

@@ -6,7 +6,11 @@ from helpers import packed, tiny
 
 from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.errors import InputError
 from hiclr_fast.pretraining.graph import GraphedStep
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.readback import Readback
+from hiclr_fast.pretraining.start import start
 from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.views.augment import AugmentConfig
 
@@ -80,14 +84,15 @@ def test_no_synchronisation(data, kw, graph):
     first = next(batches)
     for _ in range(2):
         trainer.train_step(first)
-    trainer.readback.swap(trainer.train.health(), 0)
+    readback = Readback(trainer.device)
+    readback.swap(trainer.train.health(), 0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
             trainer.train_step(first)
-            trainer.readback.waiting = None
-            trainer.readback.swap(trainer.train.health(), 0)
+            readback.waiting = None
+            readback.swap(trainer.train.health(), 0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -119,6 +124,79 @@ def test_another_resident_tensor_is_refused(data):
 def test_compiled_equals_plain_on_gpu(data, no_graph):
     config = dict(device="cuda", feature_dim=16, queue_size=64, dropout=0.0, no_graph=no_graph)
     assert_twins(follow(Pretrainer(tiny(**config), data)), follow(Pretrainer(tiny(**config, compile=True), data)), 1e-2, 1e-2)
+
+
+class Captured:
+    """A graph that says whether it is alive."""
+
+    def __init__(self):
+        self.alive = True
+
+    def reset(self):
+        self.alive = False
+
+
+@pytest.mark.parametrize("way_out", ["end", "signal", "error"])
+def test_the_graph_is_closed_on_every_way_out(data, tmp_path, way_out):
+    """Communicators wait for graphs that hold them, and a traceback keeps the trainer alive."""
+    trainer = start(tiny(epochs=1, knn_every=0), data, tmp_path / "run")
+    graph = Captured()
+
+    class Graphed(GraphedStep):
+        def __call__(self, batch, mining):
+            self.graph, self.mining = graph, mining
+            if way_out == "error":
+                trainer.train.sums.fill_(float("nan"))
+            trainer.stop = way_out == "signal"
+
+    trainer.do_step = Graphed(trainer.train)
+    try:
+        assert train(trainer, tmp_path / "run") is (way_out == "end")
+    except InputError as error:
+        assert way_out == "error" and "NaN" in str(error)
+    assert not graph.alive and trainer.do_step.graph is None and trainer.do_step.mining is None
+
+
+class Event:
+    """Of a device that passes it after so many looks."""
+
+    def __init__(self, looks: float):
+        self.looks = looks
+
+    def record(self):
+        pass
+
+    def query(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+@pytest.fixture
+def readback(monkeypatch):
+    """Of a CUDA device whose events pass as `looks` says."""
+
+    def make(patience: float, looks: list[float]) -> Readback:
+        events = iter(looks)
+        monkeypatch.setattr(torch.cuda, "Event", lambda: Event(next(events)))
+        monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory, dtype: torch.zeros(*shape, dtype=dtype))
+        return Readback(torch.device("cuda", 0), patience)
+
+    return make
+
+
+def test_readback_is_one_behind_and_waits_for_its_event(readback):
+    read = readback(60.0, [0, 3, 2])
+    assert read.swap(torch.tensor([1.0]), 7) is None
+    assert read.swap(torch.tensor([2.0]), 9) == ([1.0], 7)
+    assert read.now(torch.tensor([3.0])) == [3.0]
+
+
+@pytest.mark.parametrize("how", ["swap", "now"])
+def test_a_device_that_never_finishes_ends_with_a_sentence(readback, how):
+    read = readback(0.01, [float("inf")] * 2)
+    with pytest.raises(InputError, match=r"cuda:0 has not finished its steps within 0.01 s: another rank is gone.*--resume"):
+        for step in range(2):
+            read.now(torch.zeros(1)) if how == "now" else read.swap(torch.zeros(1), step)
 
 
 @pytest.mark.slow

@@ -7,13 +7,16 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import packed, tiny
 
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.features import extract
 from hiclr_fast.files.tensors import load_checkpoint
+from hiclr_fast.pretraining import monitor
 from hiclr_fast.pretraining.loop import save, train
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.pretraining.start import finish, resume, start
@@ -66,6 +69,20 @@ def test_it_tells_samples_apart(tmp_path, data, encoder, hidden_channels, lr):
         assert train(start(replace(config, epochs=12, lr=rate, knn_every=0), data, run), run)
         final[rate] = sum(losses(run)[-4:]) / 4
     assert final[lr] < 0.75 * final[0.0] <= 0.75 * math.log(17), final
+
+
+def test_the_monitor_reads_the_resident_set_where_it_is(data, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(monitor, "extract", lambda encoder, split, *_, rows: seen.setdefault(len(split), rows))
+    monkeypatch.setattr(monitor, "knn_accuracy", lambda *_: 0.0)
+    trainer = Pretrainer(tiny(loader="resident"), data)
+    monitor.knn_monitor(trainer.model.encoder_q, data, "joint", trainer.device, resident=trainer.loader.x)
+    assert seen[len(data["train"])] is trainer.loader.x and seen[len(data["val"])] is None
+    features = [
+        extract(trainer.model.encoder_q, data["train"], data.layout, "joint", trainer.device, rows=rows)
+        for rows in (None, trainer.loader.x)
+    ]
+    assert np.array_equal(features[0].feature, features[1].feature)
 
 
 EDGES = AugmentConfig(edge_drop=0.1, edge_add=0.05)

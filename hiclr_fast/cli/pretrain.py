@@ -7,15 +7,17 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import tyro
 
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.distributed import Ranks, join, leave
+from hiclr_fast.distributed import Ranks, joined
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import raw_features
 from hiclr_fast.machine import pick_device
+from hiclr_fast.models.build import initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
 from hiclr_fast.pretraining.monitor import knn_accuracy, knn_monitor
@@ -66,8 +68,9 @@ def compare(trainer: Pretrainer) -> None:
     """One line: 1-NN accuracy of raw coordinates, of the encoder before training, and of the pretrained one."""
     data, config = trainer.data, trainer.config
     raw = knn_accuracy(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
-    fresh = Pretrainer(config, data)
-    before, after = (knn_monitor(t.model.encoder_q, data, config.stream, t.device) for t in (fresh, trainer))
+    fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
+    common = data, config.stream, trainer.device, trainer.resident
+    before, after = (knn_monitor(encoder, *common) for encoder in (fresh, trainer.model.encoder_q))
     print(
         f"1-NN accuracy (cosine) on {len(data['val'])} validation samples: "
         f"random-init encoder {before:.1f} %, pretrained encoder {after:.1f} %, raw features {raw:.1f} %"
@@ -77,11 +80,8 @@ def compare(trainer: Pretrainer) -> None:
 def main() -> int:
     source, base = base_config(sys.argv[1:])
     config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
-    ranks = join(pick_device(config.device))
-    try:
+    with joined(pick_device(config.device)) as ranks:
         return pretrain(source, config, ranks)
-    finally:
-        leave()
 
 
 def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:

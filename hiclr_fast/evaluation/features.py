@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hiclr_kernels.augment.reference import Stream, to_stream
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
@@ -34,12 +34,15 @@ class Features:
 
 
 @torch.no_grad()
-def extract(encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device) -> Features:
-    """Pooled features (N, D) of a split: eval mode, float32, no augmentation."""
+def extract(
+    encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device, rows: Tensor | None = None
+) -> Features:
+    """Pooled features (N, D) of a split: eval mode, float32, no augmentation. rows: its x, where the device has it already."""
     encoder.eval()
     parts = []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
-        x = torch.from_numpy(split.x[start : start + BATCH]).to(device)
+        part = slice(start, start + BATCH)
+        x = torch.from_numpy(split.x[part]).to(device) if rows is None else rows[part]
         with exact():
             parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
     return Features(torch.cat(parts).numpy(), split.label, split.name)

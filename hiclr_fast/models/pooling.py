@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiclr_fast.skeletons import Layout, body_parts
+from hiclr_fast.skeletons import Layout
 
 Pool = Literal["all", "parts", "joints"]
 
@@ -22,8 +22,8 @@ def pooling_matrix(layout: Layout, pool: Pool) -> Tensor:
         return torch.eye(joints)
     if pool == "all":
         return torch.full((1, joints), 1 / joints)
-    matrix = torch.zeros(len(parts := body_parts(layout)), joints)
-    for row, (_, members) in zip(matrix, parts, strict=True):
+    matrix = torch.zeros(len(layout.parts), joints)
+    for row, (_, members) in zip(matrix, layout.parts, strict=True):
         row[list(members)] = 1 / len(members)
     return matrix
 

@@ -13,7 +13,8 @@ class GraphedStep:
 
     One capture before the mining epoch, another after it. The warm-up runs on the first batch and is undone, the generator
     included, so that a replay starts its draws where an eager step would. Inputs lie in buffers of their own; a resident
-    dataset (more rows than the batch) is read where it is, so it has to stay there.
+    dataset (more rows than the batch) is read where it is, so it has to stay there. `close` before the ranks part: a
+    communicator is not given up while a graph holds it, and the traceback of an exception keeps the graph alive.
     """
 
     def __init__(self, step: TrainStep):
@@ -30,9 +31,15 @@ class GraphedStep:
         self.inputs.ids.copy_(batch.ids, non_blocking=True)
         self.graph.replay()
 
+    def close(self) -> None:
+        """Deletes the graph; the next call captures anew."""
+        graph, self.graph, self.mining = self.graph, None, None
+        if graph is not None:
+            graph.reset()
+
     def _capture(self, batch: Batch, mining: bool) -> None:
         step = self.step
-        self.graph = None  # gives its memory back first
+        self.close()  # gives its memory back first
         self.resident = batch.x if len(batch.x) > len(batch.index) else None
         x = batch.x.clone() if self.resident is None else batch.x
         self.inputs = Batch(x, batch.index.clone(), batch.ids.clone(), batch.label)
@@ -45,11 +52,11 @@ class GraphedStep:
                 step(self.inputs, mining)
         torch.cuda.current_stream().wait_stream(side)
         step.optimizer.zero_grad()  # so that gradients get their place in the graph's memory
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # NCCL's watchdog thread may query events
+        self.graph = torch.cuda.CUDAGraph()  # before the capture, so that a failed one is closed, too
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # NCCL's watchdog thread may query events
             step(self.inputs, mining)
         with torch.no_grad():
             torch._foreach_copy_(list(step.state_tensors()), kept)
         step.scaler.load_state_dict(scaler)
         generator.set_state(drawn)
-        self.graph, self.mining = graph, mining
+        self.mining = mining

@@ -49,6 +49,7 @@ class Loop:
                 self.close_epoch()
             return True
         finally:
+            trainer.close()
             if self.metrics:
                 self.metrics.close()
             for number, handler in previous.items():
@@ -99,7 +100,7 @@ class Loop:
         if self.metrics is None:
             return
         if "val" in t.data.splits and (done == c.epochs or (c.knn_every and done % c.knn_every == 0)):
-            values["knn1"] = knn_monitor(t.model.encoder_q, t.data, c.stream, t.device)
+            values["knn1"] = knn_monitor(t.model.encoder_q, t.data, c.stream, t.device, t.resident)
         self.metrics.write(done, values)
         self.save()
         if c.keep_every and done % c.keep_every == 0:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from hiclr_kernels.augment.reference import Stream
+from torch import Tensor
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed
@@ -22,9 +23,13 @@ def knn_accuracy(train: Features, val: Features) -> float:
     return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
 
 
-def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.device) -> float:
-    """1-NN cosine accuracy in percent on the validation split. Leaves the encoder in training mode."""
-    train, val = (extract(encoder, data[split], data.layout, stream, device) for split in ("train", "val"))
+def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.device, resident: Tensor | None = None) -> float:
+    """1-NN cosine accuracy in percent on the validation split. Leaves the encoder in training mode.
+
+    resident: x of the training split, where it lies on the device.
+    """
+    both = ("train", resident), ("val", None)
+    train, val = (extract(encoder, data[split], data.layout, stream, device, rows=rows) for split, rows in both)
     encoder.train()
     return knn_accuracy(train, val)
 

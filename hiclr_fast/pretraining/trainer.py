@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from hiclr_fast.data.loading.loader import Batch, make_loader
+from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
@@ -17,6 +18,7 @@ from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.models.layers import synchronise
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.graph import GraphedStep
+from hiclr_fast.pretraining.readback import Readback
 from hiclr_fast.pretraining.step import TrainStep
 from hiclr_fast.training.optimizer import learning_rate, scaled_rate
 
@@ -69,6 +71,11 @@ class Pretrainer:
         self.epoch, self.step = 1, 0  # the next step to do: 1-based epoch, 0-based step inside it
         self.stop = False  # a signal came; with several ranks `self.train.sums` tells it to all of them
 
+    @property
+    def resident(self) -> Tensor | None:
+        """The training split's x, where it lies on the device."""
+        return self.loader.x if isinstance(self.loader, ResidentLoader) else None
+
     def lr_now(self) -> float:
         c, done = self.config, self.step / self.loader.steps
         rules = dict(epochs=c.epochs, drops=c.drops, warmup=c.warmup_epochs, schedule=c.schedule)
@@ -80,12 +87,17 @@ class Pretrainer:
             self.train.stopping.fill_(1)
         self.do_step(batch, self.epoch > self.config.mining_epoch)
 
+    def close(self) -> None:
+        """Lets the captured step go, which holds on to memory and to the ranks' communicator."""
+        if isinstance(self.do_step, GraphedStep):
+            self.do_step.close()
+
     def check_finite(self, numbers: list[float] | None = None) -> None:
         """InputError when the loss or a weight is no longer a number. The checkpoint on disk stays as it was.
 
         numbers: of `TrainStep.health`; none: those of now, for which it waits.
         """
-        if not all(map(math.isfinite, self.train.health().tolist() if numbers is None else numbers)):
+        if not all(map(math.isfinite, Readback(self.device).now(self.train.health()) if numbers is None else numbers)):
             raise InputError(
                 f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}; the last good checkpoint is kept. "
                 "Lower --lr, add --warmup-epochs, or use --amp-dtype bf16"

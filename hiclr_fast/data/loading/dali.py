@@ -16,15 +16,18 @@ from hiclr_fast.data.loading.feed import QUEUED, Gather
 class DaliFeed:
     """Iterator of (x (b, 3, T, V, M) float32, ids (b,) int64, label (b,) int64) on the device.
 
-    The pipeline copies the gathered rows once into memory of its own: on CPU that is the batch; on CUDA it is pinned and
-    goes up on DALI's stream while earlier batches are used. x is valid until the next batch is asked for.
+    The pipeline copies the gathered rows once into memory of its own: on CPU that is the batch, valid until the next one is
+    asked for; on CUDA it is pinned and goes up on DALI's stream while earlier batches are used. There DALI binds a batch to
+    the current stream: that stream waits for the copy, and memory whose last tensor has gone is used again only after what
+    the stream had to do until then. (Unbound, it is free as soon as Python drops it, while kernels may still read it.)
     """
 
     def __init__(self, gather: Gather, device: torch.device):
-        cuda = device.type == "cuda"
+        self.device, cuda = device, device.type == "cuda"
         index = (torch.cuda.current_device() if device.index is None else device.index) if cuda else None
         size = len(gather.ring[0])
-        self.pipe = Pipeline(batch_size=size, num_threads=1, device_id=index, prefetch_queue_depth=QUEUED)
+        queued = dict(prefetch_queue_depth=QUEUED, exec_dynamic=True)  # the executor whose outputs live as long as their users
+        self.pipe = Pipeline(batch_size=size, num_threads=1, device_id=index, **queued)
         with self.pipe:
             kinds = [types.FLOAT, types.INT64, types.INT64]
             outputs = fn.external_source(
@@ -32,17 +35,10 @@ class DaliFeed:
             )
             self.pipe.set_outputs(*(out.gpu() if cuda else out for out in outputs))
         self.pipe.build()
-        self.used = torch.cuda.Event() if cuda else None
 
     def __iter__(self) -> "DaliFeed":
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self.used is not None:
-            self.used.synchronize()  # the copies out of DALI's last buffers, queued one step ago
-        batch = tuple(torch.from_dlpack(out.as_tensor()) for out in self.pipe.run())
-        if self.used is None:
-            return batch
-        batch = tuple(part.clone() for part in batch)  # DALI takes its buffers back at the next run
-        self.used.record()
-        return batch
+        stream = (torch.cuda.current_stream(self.device),) if self.device.type == "cuda" else ()
+        return tuple(torch.from_dlpack(out.as_tensor()) for out in self.pipe.run(*stream))
