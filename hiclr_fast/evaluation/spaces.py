@@ -1,7 +1,8 @@
 """Spaces in which frozen features are compared: as they are, centred, or whitened; fitted on training features alone.
 
-Cosine similarity depends on where the origin is and on how unequal the directions are, for features and for raw coordinates alike, so a
-fair comparison gives every side the space that suits it, chosen without the test set: by leaving parts of the training set out.
+Cosine similarity depends on where the origin is and on how unequal the directions are, for features and for raw coordinates
+alike. A fair comparison gives every side the space that suits it, chosen without the test set: by leaving parts of the training
+set out.
 """
 
 from collections.abc import Sequence
