@@ -17,7 +17,6 @@ from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.settings import as_plain
 from hiclr_fast.machine import environment
@@ -80,7 +79,8 @@ def ablate(plan: Plan) -> bool:
             near = candidate.evaluate("knn", KnnConfig((1,)), knn, skip_finished=True)
             rows["1-NN"].append(near["percent"]["k=1"])
         write_text(plan.out / "ablation.md", table(found, plan, data))  # after each row: hours lie between them
-        facts = {"data": data.path.name, "seeds": plan.seeds, "percent": found, "paper": PAPER, "environment": environment(plan.device)}
+        facts = {"data": data.path.name, "seeds": plan.seeds, "percent": found, "paper": PAPER}
+        facts["environment"] = environment(plan.device)
         facts["settings"] = {name: as_plain(configs[name]) for name in found}
         write_text(plan.out / "ablation.json", json.dumps(facts, indent=1))
     print(f"\n{table(found, plan, data)}\n{plan.out / 'ablation.md'} and {plan.out / 'ablation.json'}")

@@ -76,7 +76,7 @@ def inner_sets(data: Packed, folds: int) -> list[tuple[str, Packed]]:
 
 
 def _rows(split: Split, rows: np.ndarray) -> Split:
-    return Split(split.x[rows], *(np.asarray(getattr(split, name))[rows] for name in ("label", "name", "subject", "view")))
+    return Split(split.x.take(rows), *(np.asarray(getattr(split, name))[rows] for name in ("label", "name", "subject", "view")))
 
 
 def judge(trainer, data: Packed) -> dict[str, float]:
