@@ -107,11 +107,10 @@ def leave(failed: bool = False) -> None:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """`join`, and `leave` on every way out."""
-    ranks = join(device)
+def leaving() -> Iterator[None]:
+    """`leave` on every way out."""
     try:
-        yield ranks
+        yield
     except BaseException:
         leave(failed=True)
         raise

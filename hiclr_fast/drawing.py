@@ -10,6 +10,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import Layout
 
 COLOURS, MASKED = ("#1f5fa8", "#3a8f3a", "#8a5fb0"), "#d62728"
+HEAD, LEGS = ("head", "nose"), ("hip", "knee", "ankle", "foot")  # in joint names: which way is up
 DEPTH = np.array([0.45, 0.25])  # how far z moves a point right and up: a hidden axis then still leaves a picture
 
 
@@ -104,11 +105,16 @@ def spread(layout: Layout) -> np.ndarray:
     for a, b in layout.bones:
         near[a].append(b)
         near[b].append(a)
-    side = dict.fromkeys(layout.left, 1) | dict.fromkeys(layout.right, -1)
+    left, right = set(layout.left), set(layout.right)
     place = np.zeros((layout.num_joints, 2))
 
     def leaves(v: int, before: int) -> int:
-        return sum(leaves(w, v) for w in near[v] if w != before) or 1
+        return sum(leaves(w, v) for w in near[v] if w != before and w not in left) or 1
+
+    def names(v: int, before: int, words: tuple[str, ...]) -> bool:
+        """Whether a joint from v on is called so."""
+        here = any(word in layout.joint_names[v].lower() for word in words)
+        return here or any(names(w, v, words) for w in near[v] if w != before)
 
     def fan(joints: list[int], v: int, middle: float, width: float) -> None:
         """Places the joints around v, in a fan of directions (radians), each with a share that its leaves need."""
@@ -117,23 +123,22 @@ def spread(layout: Layout) -> np.ndarray:
         for w, low, high in zip(joints, edges[:-1], edges[1:], strict=True):
             angle = (low + high) / 2
             place[w] = place[v] + (np.cos(angle), np.sin(angle))
-            grow(w, v, angle, min(high - low, 1.9))
+            grow(w, v, angle, min(high - low, 1.5))
 
     def grow(v: int, before: int, angle: float, width: float) -> None:
-        ahead = [w for w in near[v] if w != before]
-        middle = [w for w in ahead if w not in side]
-        if v in side or not layout.left or len(middle) == len(ahead):
-            fan(ahead, v, angle, width if before >= 0 else 2 * np.pi)
-            return
-        up = before < 0 and sum(w in side for w in near[v]) and len(middle) > 1  # of two ways from the centre the shorter goes up
-        order = sorted(middle, key=lambda w: leaves(w, v))
-        fan(order[:1] if up else [], v, np.pi / 2, 0.9)
-        fan(order[1:] if up else order, v, angle, 0.9)
-        right = [w for w in ahead if side.get(w, 0) < 0]
-        fan(right, v, np.pi if before < 0 else angle - 1.0, 1.9 if before < 0 else 1.2)
-        fan([layout.mirror[w] for w in reversed(right)], v, 0.0 if before < 0 else angle + 1.0, 1.9 if before < 0 else 1.2)
+        ahead = [w for w in near[v] if w != before and w not in left]
+        sides = [w for w in ahead if w in right and v not in right]
+        middle = [w for w in ahead if w not in sides]
+        if before < 0 and sides:
+            up = [w for w in middle if names(w, v, HEAD) and not names(w, v, LEGS)] or middle[1:]
+            fan(up, v, np.pi / 2, 0.9)
+            middle = [w for w in middle if w not in up]
+        fan(middle, v, angle, width if v in right or sides or before >= 0 else 2 * np.pi)
+        fan(sides, v, np.pi + 0.3 if before < 0 else angle + 0.9 * np.sign(np.sin(angle)), 1.9 if before < 0 else 1.2)
 
-    grow(layout.center, -1, -np.pi / 2, 2 * np.pi)
+    grow(layout.center, -1, -np.pi / 2, 0.9)
+    for l, r in zip(layout.left, layout.right, strict=True):
+        place[l] = place[r] * (-1, 1)
     return place
 
 
@@ -148,8 +153,9 @@ def draw_layout(layout: Layout, path: Path) -> None:
     ax.plot(*place[layout.center], "*", color="black", ms=8, label="centre")
     for v, name in enumerate(layout.joint_names):
         partner = f" ~{layout.mirror[v]}" if layout.mirror[v] != v else ""
-        ax.annotate(f"{v} {name}{partner}", place[v], xytext=(7, 5), textcoords="offset points", fontsize=7.5)
-    ax.set_title(f"{layout.name}: {layout.num_joints} joints; arrows from parent to joint, ~k: mirror partner is joint k", fontsize=10)
+        ax.annotate(f"{v} {name}{partner}", place[v], xytext=(7, 5), textcoords="offset points", fontsize=7.5, rotation=25)
+    title = f"{layout.name}: {layout.num_joints} joints; arrows from the parent, ~k: joint k is the mirror partner"
+    ax.set_title(title, fontsize=10)
     ax.set(aspect="equal", xticks=[], yticks=[])
     ax.margins(0.14)
     ax.legend(fontsize=8, loc="best")

@@ -149,10 +149,10 @@ def test_an_epoch_of_a_subset_has_the_full_length(candidate):
     order = one.order(1)
     assert sorted(order.tolist()) == list(range(32)) and torch.bincount(order % 2).tolist() == [16, 16]
     assert not torch.equal(order, one.order(2)) and one.batch == 16
-    torch.testing.assert_close(one.x, torch.from_numpy(train.x[rows]))
+    torch.testing.assert_close(one.step.x, torch.from_numpy(train.x[rows]))
     twice = torch.zeros(2, dtype=torch.int64)
-    one.config = replace(config, augment=True)
-    a, b = one._input(twice, torch.tensor([4, 6]), 0)
+    one.step.config = replace(config, augment=True)
+    a, b = one.step._input(twice, torch.tensor([4, 6]))
     assert not torch.equal(a, b)
 
 

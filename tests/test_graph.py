@@ -7,11 +7,11 @@ from helpers import packed, tiny
 from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.pretraining.graph import GraphedStep
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.readback import Readback
 from hiclr_fast.pretraining.start import start
 from hiclr_fast.pretraining.trainer import Pretrainer
+from hiclr_fast.training.graph import GraphedStep
+from hiclr_fast.training.readback import Readback
 from hiclr_fast.views.augment import AugmentConfig
 
 STEPS = 32
@@ -70,7 +70,7 @@ def test_graph_equals_eager_over_32_steps(data, kw):
     assert isinstance(graph.do_step, GraphedStep) and eager.do_step is eager.train
     bar = 1e-2 if "amp" in kw else 1e-4
     assert_twins(follow(eager), follow(graph), bar, bar)
-    assert graph.do_step.mining is True
+    assert graph.do_step.variant is True
 
 
 @on_gpu
@@ -144,7 +144,7 @@ def test_the_graph_is_closed_on_every_way_out(data, tmp_path, way_out):
 
     class Graphed(GraphedStep):
         def __call__(self, batch, mining):
-            self.graph, self.mining = graph, mining
+            self.graph, self.variant = graph, mining
             if way_out == "error":
                 trainer.train.sums.fill_(float("nan"))
             trainer.stop = way_out == "signal"
@@ -154,7 +154,7 @@ def test_the_graph_is_closed_on_every_way_out(data, tmp_path, way_out):
         assert train(trainer, tmp_path / "run") is (way_out == "end")
     except InputError as error:
         assert way_out == "error" and "NaN" in str(error)
-    assert not graph.alive and trainer.do_step.graph is None and trainer.do_step.mining is None
+    assert not graph.alive and trainer.do_step.graph is None
 
 
 class Event:

@@ -9,9 +9,10 @@ import tyro
 
 from hiclr_fast.cli.arguments import Counts, Numbers
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.distributed import join, leaving
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
-from hiclr_fast.evaluation.features import cached_features, save_features
+from hiclr_fast.evaluation.features import FeatureDtype, cached_features, save_features
 from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
 from hiclr_fast.evaluation.protocols.ensemble import ensemble
 from hiclr_fast.evaluation.protocols.finetune import finetune
@@ -20,6 +21,7 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi
 from hiclr_fast.evaluation.protocols.transfer import folder_of, moved, run_transfer
+from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
@@ -42,7 +44,15 @@ class Source:
     """The pretrained encoder, the same encoder as its run began, or the raw coordinates."""
     recalibrate: bool = False
     """Batch-norm statistics from clean training data instead of those that pretraining left."""
+    readout: Literal["all", "parts", "joints"] | None = None
+    """Frozen features: means over all joints, each body part, or each joint; default: as the encoder was trained."""
+    segments: int = 1
+    """Frozen features: equal spans of time, each with its own means."""
+    feature_dtype: FeatureDtype = "float32"
+    """Frozen features: bf16 runs the encoder in bfloat16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    no_graph: bool = False
+    """Train step by step on CUDA too, instead of as one CUDA graph."""
     out: Path | None = None
     """Folder that gets one folder a protocol; default: eval/ beside the checkpoint."""
 
@@ -59,8 +69,11 @@ class Source:
                 raise InputError(f"{checkpoint} does not exist; give the path of a checkpoint")
         if data is None:
             raise InputError("--checkpoint needs --data DIR, the packed dataset to evaluate on")
-        same = dict(format=self.format, stream=self.stream, origin=self.origin, recalibrate=self.recalibrate)
-        return Candidate(checkpoint, open_packed(data), self.out or checkpoint.parent / "eval", pick_device(self.device), **same)
+        same = ("format", "stream", "origin", "recalibrate", "feature_dtype", "no_graph")
+        ranks = join(pick_device(self.device))
+        place = checkpoint, open_packed(data), self.out or checkpoint.parent / "eval", pick_device(self.device, ranks.local)
+        readout = Readout(self.readout, self.segments)
+        return Candidate(*place, ranks=ranks, readout=readout, **{name: getattr(self, name) for name in same})
 
 
 Candidates = tyro.conf.OmitArgPrefixes[Source]
@@ -198,7 +211,7 @@ class FeaturesOnly:
     def run(self) -> None:
         s = replace(self.source, out=None).candidate()
         if s.origin == "pretrained":
-            features = cached_features(s.weights, s.data, s.stream, s.device, s.recalibrate)
+            features = cached_features(s.weights, s.data, s.stream, s.device, s.recalibrate, s.feature_dtype)
         else:
             features = dict(zip(("train", "val"), s.features, strict=True))
         out = self.source.out or s.folder / "features.npz"
@@ -221,4 +234,5 @@ COMMANDS: dict[str, Callable] = {
 
 
 def main() -> None:
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__).run()
+    with leaving():
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__).run()

@@ -13,14 +13,15 @@ import tyro
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.distributed import Ranks, joined
+from hiclr_fast.distributed import Ranks, join, leaving
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import raw_features
+from hiclr_fast.evaluation.protocols.knn import nearest
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.build import initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.monitor import knn_accuracy, knn_monitor
+from hiclr_fast.pretraining.monitor import knn_monitor
 from hiclr_fast.pretraining.presets import preset
 from hiclr_fast.pretraining.profile import profile
 from hiclr_fast.pretraining.run_folder import free_name, load_run_config
@@ -67,7 +68,7 @@ def base_config(argv: list[str]) -> tuple[Source, PretrainConfig]:
 def compare(trainer: Pretrainer) -> None:
     """One line: 1-NN accuracy of raw coordinates, of the encoder before training, and of the pretrained one."""
     data, config = trainer.data, trainer.config
-    raw = knn_accuracy(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
+    raw = nearest(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
     fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
     common = data, config.stream, trainer.device, trainer.resident
     before, after = (knn_monitor(encoder, *common) for encoder in (fresh, trainer.model.encoder_q))
@@ -80,8 +81,8 @@ def compare(trainer: Pretrainer) -> None:
 def main() -> int:
     source, base = base_config(sys.argv[1:])
     config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
-    with joined(pick_device(config.device)) as ranks:
-        return pretrain(source, config, ranks)
+    with leaving():
+        return pretrain(source, config, join(pick_device(config.device)))
 
 
 def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:

@@ -12,8 +12,18 @@ from hiclr_kernels.augment.reference import Stream
 from torch import nn
 
 from hiclr_fast.data.packed.dataset import Packed, Split
+from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.features import Features, cached_features, check_finite, extract, raw_features, recalibrate
+from hiclr_fast.evaluation.features import (
+    FeatureDtype,
+    Features,
+    cached_features,
+    check_finite,
+    extract,
+    raw_features,
+    recalibrate,
+)
+from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.evaluation.results import Outcome, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.machine import environment
@@ -40,7 +50,12 @@ def train_val(data: Packed) -> tuple[Split, Split]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}."""
+    """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}.
+
+    feature_dtype: in which frozen features are computed; they are float32 then. readout: what frozen features are means over.
+    ranks: with several, every rank has this Candidate, on its own device. no_graph: trainings run step by step on CUDA, too; no
+    result depends on it.
+    """
 
     checkpoint: Path
     data: Packed
@@ -50,6 +65,10 @@ class Candidate:
     stream: Stream | None = None
     origin: Origin = "pretrained"
     recalibrate: bool = False
+    feature_dtype: FeatureDtype = "float32"
+    readout: Readout = OWN
+    ranks: Ranks = ALONE
+    no_graph: bool = False
 
     def __post_init__(self):
         theirs = self.weights.config.layout
@@ -61,6 +80,11 @@ class Candidate:
         check_fits(self.weights.encoder, self.data, str(self.checkpoint))
         if self.recalibrate and self.origin == "raw":
             raise InputError("raw coordinates have no batch-norm statistics to recalibrate; leave --recalibrate out")
+        self.readout.check()
+        if self.readout != OWN and self.origin == "raw":
+            raise InputError("raw coordinates are not pooled; leave --readout and --segments out")
+        if self.feature_dtype != "float32" and self.origin == "raw":
+            raise InputError(f"raw coordinates are not computed; leave --feature-dtype {self.feature_dtype} out")
         object.__setattr__(self, "stream", self.stream or self.weights.config.stream)
 
     @cached_property
@@ -81,15 +105,18 @@ class Candidate:
         """(train, val) features (N, D), all finite."""
         train, val = self.splits()
         if self.origin == "pretrained":
-            found = cached_features(self.weights, self.data, self.stream, self.device, self.recalibrate)
+            how = self.recalibrate, self.feature_dtype, self.readout
+            found = cached_features(self.weights, self.data, self.stream, self.device, *how)
             return found["train"], found["val"]
         if self.origin == "raw":
             both = tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
         else:
             encoder = self.encoder().to(self.device, memory_format=torch.channels_last)
+            self.readout.set(encoder, self.data.layout)
             if self.recalibrate:
                 recalibrate(encoder, train, self.data.layout, self.stream, self.device)
-            both = tuple(extract(encoder, split, self.data.layout, self.stream, self.device) for split in (train, val))
+            place = self.data.layout, self.stream, self.device
+            both = tuple(extract(encoder, split, *place, dtype=self.feature_dtype) for split in (train, val))
         check_finite(both, f"{self.data.path}, {self.origin}")
         return both
 
@@ -118,6 +145,8 @@ class Candidate:
             "stream": self.stream,
             "origin": self.origin,
             "recalibrated": self.recalibrate,
+            **({} if self.feature_dtype == "float32" else {"feature_dtype": self.feature_dtype}),
+            **({} if self.readout == OWN else {"readout": self.readout.name}),
         }
 
     def name_of(self, protocol: str) -> str:
@@ -127,6 +156,8 @@ class Candidate:
         """
         words = [self.origin] * (self.origin != "pretrained" and protocol != "supervised")
         words += ["recalibrated"] * self.recalibrate
+        words += [self.readout.name] * (self.readout != OWN)
+        words += [self.feature_dtype] * (self.feature_dtype != "float32")
         words += [self.stream] * (self.format == "hiclr_fast" and self.stream != self.weights.config.stream)
         return "_".join([protocol, *words])
 
@@ -142,7 +173,8 @@ class Candidate:
         """Runs compute(candidate, settings, folder, key), writes results.json and scores.npz, prints a row.
 
         skip_finished: a finished result of the same checkpoint, data and settings is returned as it is. A result on other
-        data, or of another checkpoint beside this one, is not overwritten: InputError.
+        data, or of another checkpoint beside this one, is not overwritten: InputError. Rank 0 writes and prints; all return
+        what it wrote.
         """
         settings = settings.official(self.kind)
         settings.check()
@@ -153,10 +185,15 @@ class Candidate:
         found = read_results(folder)
         if found is not None:
             self._may_replace(found, folder)
+        first = self.ranks.rank == 0
+        self.ranks.wait()  # until all have looked
         if found is None or found.get("key") != key or not skip_finished:
-            outcome = compute(self, settings, folder, key)
-            found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
-        if not quiet:
+            outcome = compute(self, settings, folder, key) if first or settings.shared else None
+            if first:
+                found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
+            self.ranks.wait()
+            found = found if first else read_results(folder)
+        if first and not quiet:
             print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
         return found
 

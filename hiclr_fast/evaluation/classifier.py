@@ -8,20 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from hiclr_kernels.augment.reference import Stream, to_stream
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Split
+from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.classifier_step import ClassifierStep
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.schedule import FinetuneConfig, finetune_rate
 from hiclr_fast.files.tensors import load_checkpoint, save_tensors
+from hiclr_fast.models.layers import synchronise
 from hiclr_fast.skeletons import Layout
-from hiclr_fast.training.optimizer import MOMENTUM
-from hiclr_fast.training.precision import autocast, exact
-from hiclr_fast.views.augment import AugmentConfig, make_views
+from hiclr_fast.training.graph import GraphedStep
+from hiclr_fast.training.precision import exact
+from hiclr_fast.training.readback import Readback
 
 EVAL_EVERY = 5  # official eval_interval
 EVAL_BATCH = 256
@@ -44,7 +46,9 @@ class Training:
     """One training of a classifier, resumable at every epoch.
 
     rows: (n,) samples of `train` that are used; an epoch has as many batches as the whole split would have, as in the
-    official semi-supervised feeder (sample i of the epoch is rows[i mod n]).
+    official semi-supervised feeder (sample i of the epoch is rows[i mod n]). ranks: they share every batch, with batch-norm
+    statistics over all of it, so that results do not depend on their number; all are in the same state, rank 0 writes it.
+    graph: on CUDA the step is one CUDA graph; without, its eager twin runs.
     """
 
     def __init__(
@@ -58,22 +62,20 @@ class Training:
         stream: Stream,
         config: FinetuneConfig,
         device: torch.device,
+        ranks: Ranks = ALONE,
+        graph: bool = True,
     ):
         self.val, self.layout, self.stream, self.config, self.device = val, layout, stream, config, device
-        self.x = torch.from_numpy(train.x[rows]).to(device)
-        self.y = torch.from_numpy(train.label[rows]).to(device)
-        self.length = len(train)
+        self.ranks, self.length = ranks, len(train)
         self.batch = min(config.batch_size, self.length)
+        if self.batch % ranks.world:
+            raise InputError(f"batch size {self.batch} does not divide by {ranks.world} ranks; change --batch-size")
+        x, y = torch.from_numpy(train.x[rows]).to(device), torch.from_numpy(train.label[rows]).to(device)
         torch.manual_seed(config.seed)
-        self.model = Classifier(encoder, self._stream(self.x[:1].cpu()), classes).to(device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=config.lr,
-            momentum=MOMENTUM,
-            nesterov=True,
-            weight_decay=config.weight_decay,
-            foreach=True,
-        )
+        self.model = Classifier(encoder, self._stream(x[:1].cpu()), classes).to(device, memory_format=torch.channels_last)
+        synchronise(self.model, ranks)
+        self.step = ClassifierStep(self.model, x, y, layout, stream, config, ranks)
+        self.do_step = GraphedStep(self.step) if graph and device.type == "cuda" else self.step
         self.epoch, self.losses, self.best = 0, [], (-1.0, 0)  # epochs done; best on test: (top-1, epoch)
 
     def _stream(self, x: Tensor) -> Tensor:
@@ -84,35 +86,23 @@ class Training:
         generator = torch.Generator().manual_seed((self.config.seed << 32) + epoch)
         return torch.randperm(self.length, generator=generator)
 
-    def _input(self, rows: Tensor, ids: Tensor, step: int) -> Tensor:
-        """The batch. ids: keys of the draws, so that a sample that is in a batch twice is seen in two ways."""
-        if not self.config.augment:
-            return self._stream(self.x[rows])
-        draw = dict(seed=self.config.seed, step=torch.full((), step, device=self.device), stream=self.stream)
-        return make_views(self.x, rows, ids, ("basic",), AugmentConfig(), self.layout, **draw)[0]
-
     def train_epoch(self) -> None:
         c, epoch = self.config, self.epoch + 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = finetune_rate(epoch, c.lr, c.warmup, c.drops)
+        lr = finetune_rate(epoch, c.lr, c.warmup, c.drops)
         order, steps = self.order(epoch).to(self.device), self.length // self.batch
-        total = torch.zeros((), device=self.device)
+        part = self.batch // self.ranks.world
+        if self.ranks.world > 1:  # every rank has dropout of its own, a function of these numbers
+            torch.manual_seed(int(np.random.SeedSequence([c.seed, epoch, self.ranks.rank]).generate_state(1)[0]))
+        self.step.total.zero_()
         self.model.train()
-        for step in range(steps):
-            ids = order[step * self.batch : (step + 1) * self.batch]
-            rows = ids % len(self.y)
-            x = self._input(rows, ids, (epoch - 1) * steps + step)
-            with autocast(self.device, c.amp):
-                scores = self.model(x)
-            loss = F.cross_entropy(scores.float(), self.y[rows])
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach()
-        mean = total.item() / steps
-        if not np.isfinite(mean):
+        for number in range(steps):
+            self.step.prepare(lr, (epoch - 1) * steps + number)
+            first = number * self.batch + self.ranks.rank * part
+            self.do_step((order[first : first + part],))
+        (total,) = Readback(self.device).now(self.ranks.mean(self.step.total.clone())[None])
+        if not np.isfinite(total):
             raise InputError(f"the loss became NaN or Inf in epoch {epoch}; lower --lr, or train without --amp")
-        self.losses.append(mean)
+        self.losses.append(total / steps)
         self.epoch = epoch
 
     @torch.no_grad()
@@ -131,26 +121,33 @@ class Training:
         every epoch, continued when its key is the same."""
         if state.is_file():
             self._restore(load_checkpoint(state), key)
+        self.ranks.wait()  # until all have read it
+        try:
+            return self._epochs(state, key)
+        finally:
+            if isinstance(self.do_step, GraphedStep):
+                self.do_step.close()
+
+    def _epochs(self, state: Path, key: str) -> np.ndarray:
         state.parent.mkdir(parents=True, exist_ok=True)
-        scores = None
-        bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", leave=False, desc=state.parent.name)
-        with bar:
+        scores, shown = None, dict(unit="epoch", leave=False, desc=state.parent.name, disable=self.ranks.rank > 0)
+        with tqdm(total=self.config.epochs, initial=self.epoch, **shown) as bar:
             while self.epoch < self.config.epochs:
                 self.train_epoch()
                 if self.epoch % EVAL_EVERY == 0 or self.epoch == self.config.epochs:
                     scores = self.scores()
                     self.best = max(self.best, (topk_accuracy(scores, self.val.label, 1), self.epoch), key=lambda b: b[0])
-                save_tensors(self._state(key), state)
+                if self.ranks.rank == 0:
+                    save_tensors(self._state(key), state)
                 bar.update()
                 bar.set_postfix(loss=f"{self.losses[-1]:.3f}", best_on_test=f"{self.best[0]:.1f}")
-        scores = self.scores() if scores is None else scores
-        return scores
+        return self.scores() if scores is None else scores
 
     def _state(self, key: str) -> dict[str, Any]:
         cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
             "epoch": self.epoch,
             "losses": self.losses,
             "best": list(self.best),
@@ -162,7 +159,7 @@ class Training:
         if state["config"].get("key") != key:
             return  # of other weights, data or settings
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.step.load_optimizer(state["optimizer"])
         self.epoch, self.losses, self.best = state["epoch"], state["losses"], tuple(state["best"])
         torch.set_rng_state(state["rng"][0])
         if self.device.type == "cuda" and len(state["rng"]) > 1:

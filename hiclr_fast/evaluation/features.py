@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,14 +15,16 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.atomic import replacing
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.load import Weights, check_fits
 from hiclr_fast.skeletons import Layout
-from hiclr_fast.training.precision import exact
+from hiclr_fast.training.precision import autocast, exact
 
 BATCH = 256
+FeatureDtype = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,24 @@ class Features:
 
 @torch.no_grad()
 def extract(
-    encoder: Encoder, split: Split, layout: Layout, stream: Stream, device: torch.device, rows: Tensor | None = None
+    encoder: Encoder,
+    split: Split,
+    layout: Layout,
+    stream: Stream,
+    device: torch.device,
+    rows: Tensor | None = None,
+    dtype: FeatureDtype = "float32",
 ) -> Features:
-    """Pooled features (N, D) of a split: eval mode, float32, no augmentation. rows: its x, where the device has it already."""
+    """Pooled features (N, D) of a split, float32: eval mode, no augmentation.
+
+    rows: its x, where the device has it already. dtype: bf16 runs the encoder under bfloat16 autocast.
+    """
     encoder.eval()
     parts = []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
         part = slice(start, start + BATCH)
         x = torch.from_numpy(split.x[part]).to(device) if rows is None else rows[part]
-        with exact():
+        with exact(), autocast(device, dtype == "bf16"):
             parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
     return Features(torch.cat(parts).numpy(), split.label, split.name)
 
@@ -84,15 +96,24 @@ def check_finite(found: Iterable[Features], where: str) -> None:
 
 
 def cached_features(
-    weights: Weights, data: Packed, stream: Stream, device: torch.device, recalibrated: bool = False
+    weights: Weights,
+    data: Packed,
+    stream: Stream,
+    device: torch.device,
+    recalibrated: bool = False,
+    dtype: FeatureDtype = "float32",
+    readout: Readout = OWN,
 ) -> dict[str, Features]:
     """Features of every split, from `features/` beside the checkpoint when they are there.
 
-    The key is the checkpoint's content, the data's checksum, the stream, the kind of device, and whether the batch-norm
-    statistics were recalibrated on the training split, so that nothing stale is ever used. A damaged cache is made anew.
+    The key is the checkpoint's content, the data's checksum, the stream, the kind of device, whether the batch-norm
+    statistics were recalibrated on the training split, the number format where it is not float32, and the readout where it is
+    not the encoder's own, so that nothing stale is ever used. A damaged cache is made anew.
     """
     check_fits(weights.encoder, data, str(weights.path))
-    key = hashlib.sha256(f"{weights.sha256} {data.checksum} {stream} {device.type} {recalibrated}".encode()).hexdigest()[:16]
+    facts = [weights.sha256, data.checksum, stream, device.type, str(recalibrated), *([] if dtype == "float32" else [dtype])]
+    facts += [readout.name] * (readout != OWN)
+    key = hashlib.sha256(" ".join(facts).encode()).hexdigest()[:16]
     cache = weights.path.parent / "features" / f"{key}.npz"
     if cache.is_file():
         try:
@@ -101,9 +122,10 @@ def cached_features(
         except (InputError, KeyError) as error:
             tqdm.write(f"note: {error}; the features are extracted again")
     encoder = copy.deepcopy(weights.encoder).to(device, memory_format=torch.channels_last)
+    readout.set(encoder, data.layout)
     if recalibrated:
         recalibrate(encoder, data["train"], data.layout, stream, device)
-    features = {s: extract(encoder, split, data.layout, stream, device) for s, split in data.splits.items()}
+    features = {s: extract(encoder, split, data.layout, stream, device, dtype=dtype) for s, split in data.splits.items()}
     check_finite(features.values(), str(weights.path))
     save_features(features, cache)
     return features

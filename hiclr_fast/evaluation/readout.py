@@ -28,5 +28,9 @@ class Readout:
     def set(self, encoder: Encoder, layout: Layout) -> None:
         """The encoder's features are read out in this way from now on."""
         if self.pool is not None:
-            encoder.set_pooling(None if self.pool == "all" else pooling_matrix(layout, self.pool).to(encoder.device))
+            device = next(encoder.parameters()).device
+            encoder.set_pooling(None if self.pool == "all" else pooling_matrix(layout, self.pool).to(device))
         encoder.segments = self.segments
+
+
+OWN = Readout()

@@ -14,6 +14,7 @@ from hiclr_fast.evaluation.settings import Settings, require
 class FinetuneConfig(Settings):
     """Official values for the encoder and the protocol where nothing is given."""
 
+    shared = True
     epochs: int | None = None
     """Other than official: drops and warm-up shrink or grow with it, unless given."""
     lr: float | None = None

@@ -1,14 +1,19 @@
 """What the settings of all protocols have in common."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from hiclr_fast.errors import InputError
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of every protocol's settings. A result is identified by its settings with every field filled."""
+    """Base of every protocol's settings. A result is identified by its settings with every field filled.
+
+    shared: with several ranks, all compute the result together; else rank 0 does, and the others wait.
+    """
+
+    shared: ClassVar[bool] = False
 
     def official(self, kind: str) -> Self:
         """With the official values of that encoder (stgcn or dsta) where nothing is given."""

@@ -11,9 +11,9 @@ from hiclr_fast.files.tensors import save_tensors
 from hiclr_fast.models.load import CHECKPOINT
 from hiclr_fast.pretraining.monitor import knn_monitor, tell
 from hiclr_fast.pretraining.queue_health import queue_health
-from hiclr_fast.pretraining.readback import Readback
 from hiclr_fast.pretraining.run_folder import Metrics
 from hiclr_fast.pretraining.trainer import Pretrainer
+from hiclr_fast.training.readback import Readback
 
 
 def train(trainer: Pretrainer, out: Path) -> bool:

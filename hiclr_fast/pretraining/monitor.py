@@ -8,19 +8,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed
-from hiclr_fast.evaluation.features import Features, extract
-from hiclr_fast.evaluation.metrics import topk_accuracy
-from hiclr_fast.evaluation.protocols.knn import knn_scores
+from hiclr_fast.evaluation.features import extract
+from hiclr_fast.evaluation.protocols.knn import nearest
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.queue_health import stale
 
 COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
-
-
-def knn_accuracy(train: Features, val: Features) -> float:
-    """1-NN cosine accuracy in percent."""
-    return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
 
 
 def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.device, resident: Tensor | None = None) -> float:
@@ -31,7 +25,7 @@ def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.de
     both = ("train", resident), ("val", None)
     train, val = (extract(encoder, data[split], data.layout, stream, device, rows=rows) for split, rows in both)
     encoder.train()
-    return knn_accuracy(train, val)
+    return nearest(train, val)
 
 
 def tell(epoch: int, values: dict[str, float], config: PretrainConfig) -> None:

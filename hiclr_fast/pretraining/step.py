@@ -1,6 +1,6 @@
 """One training step: gather, augment, encode, contrast, backward, SGD, moving average, enqueue; never waits for the device.
 
-All it changes lies in tensors with fixed addresses, so that the same step can be captured in a CUDA graph (`graph.py`).
+All it changes lies in tensors with fixed addresses, so that the same step can be captured in a CUDA graph (`training/graph.py`).
 """
 
 from collections.abc import Sequence

@@ -17,10 +17,10 @@ from hiclr_fast.models.build import initial_encoder
 from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.models.layers import synchronise
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.graph import GraphedStep
-from hiclr_fast.pretraining.readback import Readback
 from hiclr_fast.pretraining.step import TrainStep
+from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.optimizer import learning_rate, scaled_rate
+from hiclr_fast.training.readback import Readback
 
 MAY_CHANGE = (  # on resume
     *("out", "data", "device", "threads", "epochs", "knn_every", "keep_every"),

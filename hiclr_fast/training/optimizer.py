@@ -9,14 +9,14 @@ from torch import Tensor, nn
 MOMENTUM = 0.9  # official, fixed
 
 
-def make_sgd(params: Sequence[nn.Parameter], lr: float | Tensor, weight_decay: float) -> torch.optim.SGD:
+def make_sgd(params: Sequence[nn.Parameter], lr: float | Tensor, weight_decay: float, nesterov: bool = False) -> torch.optim.SGD:
     """SGD with momentum 0.9; weight decay acts on everything trainable: batch norm, biases and the mask fill too.
 
     lr: a () tensor on the device of the parameters is read at every step, without synchronisation. Fused: one kernel,
     which also skips the step when a gradient scaler found an Inf. The momentum buffers exist, zero, from the start (the
     same first step), so that a skipped first step leaves no garbage in them and a graph finds them in place.
     """
-    optimizer = torch.optim.SGD(params, momentum=MOMENTUM, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.SGD(params, momentum=MOMENTUM, nesterov=nesterov, weight_decay=weight_decay, fused=True)
     for group in optimizer.param_groups:
         group["lr"] = lr  # not through the constructor, which reads its value
         for p in group["params"]:

@@ -17,8 +17,7 @@ from tqdm import tqdm
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import extract
-from hiclr_fast.evaluation.metrics import topk_accuracy
-from hiclr_fast.evaluation.protocols.knn import knn_scores
+from hiclr_fast.evaluation.protocols.knn import nearest
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
 from hiclr_fast.evaluation.spaces import SPACES, in_space, inner_folds, inner_groups
 from hiclr_fast.files.atomic import write_text
@@ -83,7 +82,7 @@ def judge(trainer, data: Packed) -> dict[str, float]:
     """Percent on the part that was left out: 1-NN in the best space, and the linear protocol."""
     encoder = trainer.model.encoder_q
     sides = [extract(encoder, data[split], data.layout, trainer.config.stream, trainer.device) for split in ("train", "val")]
-    near = {space: topk_accuracy(knn_scores(*in_space(*sides, space), (1,))[1], sides[1].label, 1) for space in SPACES}
+    near = {space: nearest(*in_space(*sides, space)) for space in SPACES}
     settings = LinearConfig().official(trainer.config.encoder)
     return {"1-NN": max(near.values()), "linear": linear(*sides, settings, trainer.device).top1}
 

@@ -1,6 +1,5 @@
 """Pictures of what the encoder sees: a raw skeleton and its views, with their draws in words."""
 
-
 import numpy as np
 import torch
 from hiclr_kernels.augment import apply_views, draw_views

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
+from hiclr_fast.evaluation.protocols.knn import compared
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.evaluation.spaces import Space
 
 CHUNK = 256  # queries ranked at a time
 
@@ -25,6 +27,8 @@ CHUNK = 256  # queries ranked at a time
 class RetrievalConfig(Settings):
     listed: int = 10
     """Neighbours that are listed for every query."""
+    space: Space = "plain"
+    """plain; centred or whitened by the training features; inner: where 1-NN is best inside the training split."""
 
 
 def rank(train: Features, val: Features, listed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,7 +49,7 @@ def rank(train: Features, val: Features, listed: int) -> tuple[np.ndarray, np.nd
 
 def retrieval(candidate, settings: RetrievalConfig, folder: Path, key: str) -> Outcome:
     """mAP, and the share of the right class among the first and the listed neighbours; neighbours.csv lists them."""
-    train, val = candidate.features
+    train, val, space = compared(candidate, settings.space)
     precision, order, similarity = rank(train, val, settings.listed)
     hit = train.label[order] == val.label[:, None]
     percent = {"mAP": 100 * float(precision.mean()), "P@1": 100 * float(hit[:, 0].mean())}
@@ -61,4 +65,5 @@ def retrieval(candidate, settings: RetrievalConfig, folder: Path, key: str) -> O
                 out.writerow([*asked, place, train.name[row], classes[train.label[row]], f"{cosine:.4f}"])
     os.replace(temporary, folder / "neighbours.csv")
     samples = {"average_precision": precision, "neighbour": train.name[order], "cosine": similarity}
-    return Outcome(percent, val.name, val.label, samples, {"query": "validation", "searched": "training", "metric": "cosine"})
+    more = {"query": "validation", "searched": "training", "metric": "cosine", **space}
+    return Outcome(percent, val.name, val.label, samples, more)

@@ -21,6 +21,7 @@ from hiclr_fast.evaluation.settings import Settings, require
 class SemiConfig(Settings):
     """One percentage; training: settings of every repeat, whose seed is the repeat's."""
 
+    shared = True
     percent: float = 1.0
     repeats: int = 5
     training: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -36,6 +37,7 @@ class SemiConfig(Settings):
 
 @dataclass(frozen=True)
 class RepeatConfig(Settings):
+    shared = True
     percent: float
     subset_seed: int
     training: FinetuneConfig
@@ -97,5 +99,6 @@ def run_semi(candidate, percents: tuple[float, ...], repeats: int, training: Fin
         spread = found[-1]["top1_spread"]
         setting = f"{candidate.stream}, {candidate.origin}, {found[-1]['labelled_samples']} labels, n = {repeats}"
         known = {} if spread is None else {"spread": spread}
-        print_row(f"semi {percent:g} %", setting, {"top1": found[-1]["percent"]["top1"], **known})
+        if candidate.ranks.rank == 0:
+            print_row(f"semi {percent:g} %", setting, {"top1": found[-1]["percent"]["top1"], **known})
     return found

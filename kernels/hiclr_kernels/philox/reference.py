@@ -16,8 +16,10 @@ _MASK = 0xFFFFFFFF
 
 
 def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    product = a * b  # int64 wraps modulo 2^64, so both 32-bit halves are right
-    return (product >> 32) & _MASK, product & _MASK
+    """High and low word of the product. In 16-bit halves of b, because a product beyond 2^63 is undefined in the C++ that
+    torch.compile writes: gcc made other numbers of it."""
+    low, high = a * (b & 0xFFFF), a * (b >> 16)  # below 2^48
+    return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _MASK
 
 
 def philox(key: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
