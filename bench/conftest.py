@@ -1,41 +1,69 @@
-"""Prints every variant's ratio to `official_style` of the same op, shape and device; `--record` appends to bench/results/.
+"""pytest bench/ --benchmark-only: every variant's ratio to `official_style` of the same op, shape and device.
 
-Each benchmark fills `benchmark.extra_info` with op, variant, device, dtype, shape and items_per_s.
+A test is one variant. All selected variants of a test function that share its other parameters form a race: the first of them
+runs it, prints its ratios, and each test reports its own rounds. Each fills `benchmark.extra_info` with op, variant, device,
+dtype, shape, items_per_s, threads, and ratio_median and ratio_least (of medians, of least times) where official_style ran too.
 """
 
 import datetime
-import gc
 import json
+import os
 import platform
 import subprocess
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import race as racing
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-KEYS = ("op", "variant", "device", "dtype", "shape", "items_per_s")
+KEYS = ("op", "variant", "device", "dtype", "shape", "items_per_s", "threads")
+ENTRANT = ("variant", "dtype")  # parameters that tell the entrants of one race apart
+OFFICIAL = "official_style"
+ROUNDS = 7
 
 
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="append every benchmark to bench/results/{op}.jsonl")
+    parser.addoption("--full", action="store_true", help="compiled variants and large sizes too, most of an hour on a CPU")
+    parser.addoption("--tiny", action="store_true", help="one round of every benchmark at a tiny size: they run, nothing is measured")
 
 
-def clock() -> float:
-    """Seconds, after the device has done what it was given."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: only with --full")
+    if config.getoption("--tiny") and config.getoption("--record"):
+        raise pytest.UsageError("--tiny measures nothing that could be recorded")
 
 
-def pytest_collection_modifyitems(items):
+def case(item) -> tuple:
+    """What the variants of one race share."""
+    others = {name: value for name, value in item.callspec.params.items() if name not in ENTRANT}
+    return item.nodeid.split("[")[0], repr(sorted(others.items(), key=lambda pair: pair[0]))
+
+
+def entrant(item) -> tuple:
+    return tuple(item.callspec.params.get(name) for name in ENTRANT)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """After -k and -m: leaves out what --full or --tiny leave out, and finds the races."""
+    config.races, kept, left_out, seen = {}, [], [], set()
     for item in items:
-        item.add_marker(pytest.mark.benchmark(timer=clock))
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        item.add_marker(pytest.mark.benchmark(timer=racing.clock))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        once = (item.nodeid.split("[")[0], *entrant(item), item.callspec.params.get("device"))
+        again = config.getoption("--tiny") and once in seen  # another size, which would be as tiny
+        if again or (item.get_closest_marker("full") and not config.getoption("--full")):
+            left_out.append(item)
+            continue
+        seen.add(once)
+        kept.append(item)
+        config.races.setdefault(case(item), []).append(entrant(item))
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 def machine() -> dict:
@@ -49,53 +77,50 @@ def machine() -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu": cpu,
-        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def rows(config) -> list[dict]:
-    session = getattr(config, "_benchmarksession", None)
-    found = []
-    for bench in session.benchmarks if session else ():
-        if bench.has_error or not bench.extra_info:
-            continue
-        stats = bench.stats
-        times = {"median_s": stats.median, "min_s": stats.min, "max_s": stats.max, "n": stats.rounds}
-        found.append({**bench.extra_info, **times})
-    return found
+def described(row: dict) -> str:
+    """One line: ratios of medians and of least times, then the times themselves."""
+    ratio = "-"
+    if "ratio_median" in row:
+        ratio = f"{row['ratio_median']:.2f}x ({row['ratio_least']:.2f}x)"
+    times = f"{row['median_s'] * 1e3:.2f} ms ({row['min_s'] * 1e3:.2f} to {row['max_s'] * 1e3:.2f}, n={row['n']})"
+    hidden = (*KEYS, "ratio_median", "ratio_least")
+    extra = " ".join(f"{k}={v:.3g}" for k, v in row.items() if k not in hidden and not k.endswith("_s") and isinstance(v, float))
+    name = f"{row['op']:9} {row['shape']:28} {row['variant']:18} {row['dtype']:8} {row['device']:4}"
+    return f"{name} {ratio:>18} {times:>46} {row['items_per_s']:12.1f} items/s {extra}"
+
+
+def row_of(info: dict, seconds: list[float]) -> dict:
+    result = racing.Result(seconds, {})
+    return {**info, "median_s": result.median, "min_s": result.least, "max_s": max(seconds), "n": len(seconds)}
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    found = rows(config)
-    if not found:
+    session = getattr(config, "_benchmarksession", None)
+    done = [bench for bench in (session.benchmarks if session else ()) if not bench.has_error and bench.extra_info]
+    found = [row_of(bench.extra_info, bench.stats.data) for bench in done]
+    if not found or config.getoption("--tiny"):
         return
-    base = {(r["op"], r["shape"], r["device"]): r["median_s"] for r in found if r["variant"] == "official_style"}
-    terminalreporter.section("ratio to official_style in this run (median; higher is faster)")
-    for r in sorted(found, key=lambda r: (r["op"], r["shape"], -r["median_s"])):
-        reference = base.get((r["op"], r["shape"], r["device"]))
-        ratio = f"{reference / r['median_s']:8.2f}x" if reference else "       -"
-        spread = f"{r['min_s'] * 1e3:.2f} to {r['max_s'] * 1e3:.2f}"
-        extra = " ".join(f"{k}={v:.3g}" for k, v in r.items() if k not in KEYS and not k.endswith("_s") and isinstance(v, float))
-        terminalreporter.write_line(
-            f"{r['op']:10} {r['shape']:28} {r['variant']:18} {r['dtype']:9} {r['device']:5} {ratio} "
-            f"{r['median_s'] * 1e3:10.2f} ms ({spread}, n={r['n']}) {r['items_per_s']:12.1f} items/s {extra}"
-        )
+    terminalreporter.section("ratio to official_style: of medians (of least times); higher is faster")
+    for row in sorted(found, key=lambda r: (r["op"], r["shape"], -r["median_s"])):
+        terminalreporter.write_line(described(row))
     if config.getoption("--record"):
         facts = machine()
         RESULTS.mkdir(exist_ok=True)
-        for r in found:
-            with open(RESULTS / f"{r['op']}.jsonl", "a") as file:
-                file.write(json.dumps({**r, **facts}) + "\n")
+        for row in found:
+            with open(RESULTS / f"{row['op']}.jsonl", "a") as file:
+                file.write(json.dumps({**row, **facts}) + "\n")
 
 
-@pytest.fixture(autouse=True)
-def freed():
-    """Compiled modules and captured graphs are cycles: without this their memory stays for the next benchmark."""
-    yield
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+@pytest.fixture(scope="session")
+def tiny(request) -> bool:
+    return request.config.getoption("--tiny")
 
 
 @pytest.fixture
@@ -118,19 +143,51 @@ def graphed():
     return captured
 
 
-@pytest.fixture
-def measure(benchmark):
-    """measure(run, items=, rounds=, calls=, **extra_info): times `run()` after one warm-up round; items a call -> items_per_s.
+FINISHED: dict[tuple, dict] = {}
 
-    calls: in a round; the device is waited for before and after a round, and times are those of one call.
+
+def filled(which: tuple, results: dict, items: int, facts: dict) -> dict:
+    """extra_info of one entrant of a race."""
+    result, base = results[which], next((r for e, r in results.items() if e[0] == OFFICIAL), None)
+    given = {name: str(value).removeprefix("torch.") for name, value in zip(ENTRANT, which, strict=True) if value is not None}
+    info = facts | given | result.info | {"items_per_s": items / result.median}
+    if isinstance(base, racing.Result):
+        info |= {"ratio_median": base.median / result.median, "ratio_least": base.least / result.least}
+    missing = set(KEYS) - set(info)
+    assert not missing, f"extra_info lacks {sorted(missing)}"
+    return info
+
+
+def show(config, lines: list[str]) -> None:
+    reporter, capture = (config.pluginmanager.get_plugin(name) for name in ("terminalreporter", "capturemanager"))
+    with capture.global_and_fixture_disabled():
+        for line in ("", *lines):
+            reporter.write_line(line)
+
+
+@pytest.fixture
+def race(request, benchmark, tiny):
+    """race(build, items=, op=, device=, shape=, dtype=): build(variant=, dtype=, as the test is parametrised) -> race.Entrant.
+
+    items: a call -> items_per_s. dtype: where it is neither a parameter nor in the entrant's info. rounds, warm, alternate: of
+    `race.run`.
     """
 
-    def timed(run, *, items: int, rounds: int = 5, calls: int = 1, **info):
-        missing = set(KEYS) - {"items_per_s"} - set(info)
-        assert not missing, f"extra_info lacks {sorted(missing)}"
-        benchmark.extra_info.update(info)
-        benchmark.pedantic(run, rounds=rounds, iterations=calls, warmup_rounds=1)
-        if benchmark.stats is not None:  # None with --benchmark-disable
-            benchmark.extra_info["items_per_s"] = items / benchmark.stats.stats.median
+    def run(build, *, items: int, rounds: int = ROUNDS, warm: bool = True, alternate: bool = True, **facts):
+        key, mine, short = case(request.node), entrant(request.node), tiny or benchmark.disabled
+        if key not in FINISHED:
+            builds = {}
+            for which in request.config.races[key]:
+                named = {name: value for name, value in zip(ENTRANT, which, strict=True) if value is not None}
+                builds[which] = partial(build, **named)
+            FINISHED[key] = racing.run(builds, 1 if short else rounds, warm and not short, alternate)
+            timed = {e: r for e, r in FINISHED[key].items() if isinstance(r, racing.Result)}
+            if not short:
+                rows = [row_of(filled(e, FINISHED[key], items, facts), r.seconds) for e, r in timed.items()]
+                show(request.config, [described(row) for row in rows])
+        if isinstance(FINISHED[key][mine], BaseException):
+            raise FINISHED[key][mine]
+        racing.replay(benchmark, FINISHED[key][mine])
+        benchmark.extra_info.update(filled(mine, FINISHED[key], items, facts))
 
-    return timed
+    return run

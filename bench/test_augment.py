@@ -4,7 +4,7 @@ bytes = one read of the batch and four writes of it. copy_fraction: their rate o
 measured in the same process just before. On CPU every variant has one thread, as the per-sample pipeline's process has.
 """
 
-import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hiclr_kernels.augment.draw import Draws, draw_keep, draw_rows, switches
 from hiclr_kernels.augment.reference import apply_view
 from hiclr_kernels.philox.reference import uniform
 from official_style import Views, basic, normal
+from race import Entrant, calls_for, lap
 
 from hiclr_fast.skeletons import LAYOUTS
 from hiclr_fast.views.augment import AugmentConfig, make_views, view_strength
@@ -21,9 +22,6 @@ from hiclr_fast.views.augment import AugmentConfig, make_views, view_strength
 NTU = LAYOUTS["ntu25"]
 KINDS, CONFIG, SHAPE = ("basic", "normal", "strong", "basic"), AugmentConfig(), (3, 50, 25, 2)
 STRENGTHS = tuple(view_strength(kind, CONFIG, *SHAPE[1:3]) for kind in KINDS)
-BATCHES = (128, 1024, 4096)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-CALLS = {"cpu": 1, "cuda": 20}  # of short kernels, between two waits for the device
 SEED, CHECKED = 5, 12  # samples that every variant is compared on before it is timed
 
 
@@ -33,11 +31,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return torch.randn(max(BATCHES), *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.3
 
 
 def reference(x: torch.Tensor, ids: torch.Tensor, step: torch.Tensor) -> list[torch.Tensor]:
@@ -91,105 +84,75 @@ def check_official(x: torch.Tensor) -> None:
             np.testing.assert_allclose(out, want[w][i].numpy() * visible, rtol=0, atol=1e-4 * np.abs(out).max())
 
 
-def facts(batch: int, device: str, variant: str) -> tuple[dict, int]:
-    """extra_info, and the bytes that have to move."""
-    moved = 5 * batch * int(np.prod(SHAPE)) * 4
-    shape = f"N{batch} T50 V25 M2 views4"
-    return dict(op="augment", variant=variant, device=device, dtype="float32", shape=shape, items=batch), moved
-
-
-def timed(measure, benchmark, run, batch, device, variant, copy_seconds, rounds=5, calls=1):
-    """Times `run` and adds GB/s and the fraction of the copy."""
-    info, moved = facts(batch, device, variant)
-    measure(run, rounds=rounds, calls=calls, **info)
-    if benchmark.stats is not None:
-        seconds = benchmark.stats.stats.median
-        benchmark.extra_info |= {"gb_per_s": moved / seconds / 1e9, "copy_fraction": copy_seconds / seconds}
-
-
-def copy_run(batch: int, device: str):
-    """A copy that reads 2.5 and writes 2.5 batches: as many bytes as one read and four writes."""
-    source = torch.zeros(batch * int(np.prod(SHAPE)) * 5 // 2, device=device)
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source)
-
-
-@pytest.fixture
-def copy_seconds(batch, device):
-    """Median seconds of the copy; on CUDA many are launched before one wait."""
-    run, times, calls = copy_run(batch, device), [], CALLS[device]
-    for _ in range(11):
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / calls)
-    return sorted(times)[len(times) // 2]
-
-
-@pytest.mark.parametrize("device", ["cpu"])
-@pytest.mark.parametrize("batch", BATCHES)
-def test_official_style(measure, benchmark, dataset, copy_seconds, batch, device):
-    """One process, every sample of the batch, then the collate of a DataLoader."""
-    check_official(dataset)
-    views = Views(dataset.numpy())
-
-    def run():
-        return torch.utils.data.default_collate([views[i] for i in range(batch)])
-
-    timed(measure, benchmark, run, batch, device, "official_style", copy_seconds, rounds=max(1, 512 // batch))
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("batch", BATCHES)
-def test_reference(measure, benchmark, dataset, copy_seconds, batch, device):
-    if device == "cpu" and batch > 1024:
-        pytest.skip("minutes a call on a CPU: eager Philox in int64")
-    x, ids = dataset.to(device), torch.arange(batch, device=device)
-    check(reference, x)
-    step = torch.tensor(0, device=device)
-    timed(measure, benchmark, lambda: reference(x, ids, step), batch, device, "reference", copy_seconds, rounds=2)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("batch", BATCHES)
-def test_reference_compiled(measure, benchmark, dataset, copy_seconds, batch, device):
-    x, ids = dataset.to(device), torch.arange(batch, device=device)
-    compiled, step = torch.compile(reference, dynamic=False), torch.tensor(0, device=device)
-    try:
-        compiled(x, ids, step)
-    except torch._inductor.exc.InductorError as error:
-        pytest.skip(f"torch.compile cannot build here: {str(error).splitlines()[0]}")
-    check(compiled, x)
-    timed(measure, benchmark, lambda: compiled(x, ids, step), batch, device, "reference_compiled", copy_seconds, rounds=2)
-
-
 def make(x, ids, step):
     return make_views(x, ids, ids, KINDS, CONFIG, NTU, seed=SEED, step=step)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("batch", BATCHES)
-def test_kernel(measure, benchmark, dataset, copy_seconds, batch, device):
-    """numba on CPU, Triton on GPU, called one by one."""
-    x, ids, step = dataset.to(device), torch.arange(batch, device=device), torch.tensor(0, device=device)
-    check(make, x)
-    timed(measure, benchmark, lambda: make(x, ids, step), batch, device, "kernel", copy_seconds, rounds=21)
+def compiled(x, ids, step):
+    """The reference as torch.compile builds it, for these very shapes."""
+    function = torch.compile(reference, dynamic=False)
+    try:
+        function(x, ids, step)
+    except torch._inductor.exc.InductorError as error:
+        pytest.skip(f"torch.compile cannot build here: {str(error).splitlines()[0]}")
+    return function
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("device", ["cuda"])
-@pytest.mark.parametrize("batch", BATCHES)
-def test_kernel_graphed(measure, benchmark, graphed, dataset, copy_seconds, batch, device):
-    """Triton, replayed as in the training step's graph."""
-    x, ids, step = dataset.to(device), torch.arange(batch, device=device), torch.tensor(0, device=device)
-    check(make, x)
-    run = graphed(lambda: make(x, ids, step))
-    timed(measure, benchmark, run, batch, device, "kernel_graphed", copy_seconds, rounds=21, calls=CALLS[device])
+def copy_of(values: int, device: str):
+    """A copy that reads half of 5 `values` and writes as many: the bytes of one read and four writes."""
+    source = torch.zeros(values * 5 // 2, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("batch", BATCHES)
-def test_copy(measure, benchmark, copy_seconds, batch, device):
-    timed(measure, benchmark, copy_run(batch, device), batch, device, "copy", copy_seconds, rounds=21, calls=CALLS[device])
+def cases():
+    """The reference needs minutes for 4096 samples on a CPU: eager Philox in int64."""
+    for device in ("cpu", "cuda"):
+        for batch in (128, 1024, 4096):
+            variants = {"reference": False, "reference_compiled": True, "kernel": False, "copy": False}
+            if device == "cpu":
+                variants = {"official_style": False, **variants}
+                variants |= dict.fromkeys(variants, True) if batch == 4096 else {}
+            else:
+                variants["kernel_graphed"] = False
+            for variant, full in variants.items():
+                if device == "cpu" and batch == 4096 and variant.startswith("reference"):
+                    continue
+                marks = [pytest.mark.gpu] * (device == "cuda") + [pytest.mark.full] * full
+                yield pytest.param(device, batch, variant, id=f"{device}-{batch}-{variant}", marks=marks)
+
+
+@pytest.mark.parametrize(("device", "batch", "variant"), list(cases()))
+def test_augment(race, graphed, tiny, device, batch, variant):
+    """official_style: one process, every sample of the batch, then the collate of a DataLoader. kernel: numba on CPU, Triton on
+    GPU, called one by one; kernel_graphed: replayed as in the training step's graph."""
+    batch = 4 if tiny else batch
+    x = torch.randn(max(batch, CHECKED), *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.3
+    values = batch * int(np.prod(SHAPE))
+
+    def build(variant: str) -> Entrant:
+        there, ids = x.to(device), torch.arange(batch, device=device)
+        step, views = torch.tensor(0, device=device), Views(x.numpy())
+        copy = Entrant(copy_of(values, device))
+        many = calls_for(copy)
+        copy_seconds = sorted(lap(copy, many) for _ in range(11))[5]
+
+        def derive(seconds: float) -> dict:
+            return {"gb_per_s": 5 * 4 * values / seconds / 1e9, "copy_fraction": copy_seconds / seconds}
+
+        if variant == "copy":
+            call = copy.call
+        elif variant == "official_style":
+            check_official(x)
+
+            def call():
+                return torch.utils.data.default_collate([views[i] for i in range(batch)])
+        else:
+            function = {"reference": reference, "reference_compiled": None}.get(variant, make)
+            function = function or compiled(there, ids, step)
+            check(function, there)
+            call = partial(function, there, ids, step)
+        return Entrant(graphed(call) if variant == "kernel_graphed" else call, derive=derive)
+
+    facts = dict(op="augment", device=device, dtype="float32", shape=f"N{batch} T50 V25 M2 views4")
+    race(build, items=batch, **facts)

@@ -16,26 +16,19 @@ from hiclr_kernels.contrast import cpu as contrast_cpu
 from hiclr_kernels.contrast import hierarchical_contrast
 from hiclr_kernels.contrast import reference as contrast_ref
 from official_style import plain_loss
+from race import Entrant
 
 BRANCHES, D, TEMPERATURE, WEIGHTS = 3, 128, contrast_ref.TEMPERATURE, contrast_ref.WEIGHTS
 SIZES = {
-    "cpu": ((128, 32768), (512, 32768), (1024, 32768), (2048, 32768), (128, 262144)),
+    "cpu": ((128, 32768), (1024, 32768), (512, 32768), (2048, 32768), (128, 262144)),
     "cuda": tuple((n, q) for n in (128, 512, 2048, 8192) for q in (32768, 262144)),
 }
+USUAL = ((128, 32768), (1024, 32768))  # sizes on a CPU without --full
+SLOW = ("reference", "chunked")  # and which variants only the smaller of them has
 CHUNK = 32  # rows of the chunked variant
 CHECKED = 32  # rows on which every variant is compared with double before it is timed
 COPIES = 20  # (N, Q) float32 arrays that the materialised loss holds at its peak, as measured on a CPU
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-
-
-def cases():
-    for device, sizes in SIZES.items():
-        for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16):
-            for n, q in sizes:
-                marks = [pytest.mark.gpu] if device == "cuda" else []
-                if device == "cuda" and not torch.cuda.is_available():
-                    marks.append(pytest.mark.skip(reason="needs a CUDA device"))
-                yield pytest.param(device, dtype, n, q, marks=marks, id=f"{device}-{str(dtype)[6:]}-N{n}-Q{q}")
 
 
 def problem(n: int, q: int):
@@ -158,32 +151,45 @@ def check(variant: str, device: str, dtype: torch.dtype, q: int) -> None:
     assert error <= TOLERANCE[dtype], f"relative error {error:.1e}: not timed"
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, GRAPHED])
-@pytest.mark.parametrize(("device", "dtype", "n", "q"), list(cases()))
-def test_contrast(measure, benchmark, graphed, device, dtype, n, q, variant):
-    if variant == GRAPHED and device == "cpu":
-        pytest.skip("nothing is captured on a CPU")
-    if variant == "official_style" and dtype != torch.float32:
-        pytest.skip("the field's log of a softmax is unsafe in half precision; its float32 run is the yardstick")
-    if variant == "sdpa" and device == "cuda" and dtype == torch.float32:
-        pytest.skip("flash attention on CUDA takes 16-bit inputs only")
-    if variant in ("official_style", "reference") and COPIES * n * q * 4 > available_bytes(device):
-        pytest.skip("the logits do not fit in memory")
-    name = "kernel" if variant == GRAPHED else variant
-    check(name, device, dtype, q)
-    tensors = arguments(name, device, dtype, n, q)
+def cases():
+    for device, sizes in SIZES.items():
+        for n, q in sizes:
+            for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16):
+                for variant in VARIANTS if device == "cpu" else (*VARIANTS, GRAPHED):
+                    if variant == "official_style" and dtype != torch.float32:
+                        continue  # the field's log of a softmax is unsafe in half precision; its float32 run is the yardstick
+                    if variant == "sdpa" and device == "cuda" and dtype == torch.float32:
+                        continue  # flash attention on CUDA takes 16-bit inputs only
+                    full = device == "cpu" and ((n, q) not in USUAL or (variant in SLOW and n > 128))
+                    marks = [pytest.mark.gpu] * (device == "cuda") + [pytest.mark.full] * full
+                    name = f"{device}-N{n}-Q{q}-{str(dtype)[6:]}-{variant}"
+                    yield pytest.param(device, n, q, dtype, variant, marks=marks, id=name)
 
-    def run():
-        VARIANTS[name](*tensors)
 
-    rate = matmul_rate(device, dtype)
-    run()
-    peak = peak_bytes(run, device)
-    info = dict(op="contrast", variant=variant, device=device, dtype=str(dtype)[6:], shape=f"B{BRANCHES} N{n} Q{q} D{D}")
-    rounds = 15 if n * q <= 1 << 23 else 3
-    graph = variant == GRAPHED
-    measure(graphed(run) if graph else run, items=n, rounds=rounds, calls=20 if graph else 1, **info)
-    benchmark.extra_info["peak_mb"] = peak / 1e6 if peak is not None else None
-    if benchmark.stats is not None:
-        done = 4 * BRANCHES * n * q * D / benchmark.stats.stats.median
-        benchmark.extra_info |= {"tflops": done / 1e12, "matmul_fraction": done / rate}
+@pytest.mark.parametrize(("device", "n", "q", "dtype", "variant"), list(cases()))
+def test_contrast(race, graphed, tiny, device, n, q, dtype, variant):
+    n, q = (CHECKED, 256) if tiny else (n, q)
+
+    def build(variant: str, dtype: torch.dtype) -> Entrant:
+        if variant in ("official_style", "reference") and COPIES * n * q * 4 > available_bytes(device):
+            pytest.skip("the logits do not fit in memory")
+        name = "kernel" if variant == GRAPHED else variant
+        check(name, device, dtype, q)
+        tensors = arguments(name, device, dtype, n, q)
+
+        def call():
+            VARIANTS[name](*tensors)
+
+        rate = matmul_rate(device, dtype)
+        call()
+        peak = peak_bytes(call, device)
+
+        def derive(seconds: float) -> dict:
+            done = 4 * BRANCHES * n * q * D / seconds
+            return {"tflops": done / 1e12, "matmul_fraction": done / rate}
+
+        info = {"peak_mb": peak / 1e6 if peak is not None else None}
+        return Entrant(graphed(call) if variant == GRAPHED else call, info=info, derive=derive)
+
+    facts = dict(op="contrast", device=device, shape=f"B{BRANCHES} N{n} Q{q} D{D}")
+    race(build, items=n, alternate=device == "cpu", **facts)

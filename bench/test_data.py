@@ -1,18 +1,23 @@
 """From raw text to batches: parsing, preparing and loading, each beside the plain way.
 
-Loader variants give batches (x (B, 3, 50, 25, 2), ids) that were checked against the rows before they are timed.
+Loader variants give batches (x (B, 3, 50, 25, 2), ids) that were checked against the rows before they are timed. A round begins
+with AHEAD batches that are not timed: more than any variant prefetches, so that all of them run at their steady rate and the
+workers of the variant before have come to rest.
 """
 
 import itertools
 import os
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data_files import write_ntu
 from official_data import Feeder, read_xyz
+from race import Entrant
 
 from hiclr_fast.data.convert import Conversion
 from hiclr_fast.data.formats.ntu import read_ntu
@@ -24,13 +29,16 @@ from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.skeletons import LAYOUTS
 
 SHARED = Path(os.environ.get("HICLR_SHARED", Path(__file__).parent.parent.parent / "shared"))
-SAMPLES, SHAPE = 8192, (3, 50, 25, 2)
+SHAPE = (3, 50, 25, 2)
+AHEAD = 8
 CPU, NTU = torch.device("cpu"), LAYOUTS["ntu25"]
 
 
 @pytest.fixture(scope="session")
-def texts(tmp_path_factory) -> list[Path]:
-    """The real .skeleton files."""
+def texts(tmp_path_factory, tiny) -> list[Path]:
+    """The real .skeleton files; tiny: six short ones of the same format."""
+    if tiny:
+        return sorted(write_ntu(tmp_path_factory.mktemp("texts") / "raw"))
     archive = SHARED / "data" / "irds_skeleton.tar.gz"
     if not archive.exists():
         pytest.skip("real recordings irds_skeleton.tar.gz: HICLR_SHARED is absent")
@@ -41,17 +49,20 @@ def texts(tmp_path_factory) -> list[Path]:
 
 
 @pytest.mark.parametrize("variant", ["official_style", "numba"])
-def test_parse(measure, texts, variant):
-    one = read_xyz(texts[0])
-    np.testing.assert_array_equal(read_ntu(texts[0]).frames, one.transpose(1, 2, 0, 3).astype(np.float32))
-    read = read_xyz if variant == "official_style" else read_ntu
-    facts = dict(op="parse", variant=variant, device="cpu", dtype="text", shape=f"{len(texts)} skeleton files")
+def test_parse(race, texts, variant):
     megabytes = sum(file.stat().st_size for file in texts) / 1e6
-    measure(lambda: [read(file) for file in texts], items=len(texts), rounds=5, megabytes=megabytes, **facts)
+
+    def build(variant: str) -> Entrant:
+        one = read_xyz(texts[0])
+        np.testing.assert_array_equal(read_ntu(texts[0]).frames[..., : one.shape[3]], one.transpose(1, 2, 0, 3).astype(np.float32))
+        read = read_xyz if variant == "official_style" else read_ntu
+        return Entrant(lambda: [read(file) for file in texts], info={"megabytes": megabytes})
+
+    race(build, items=len(texts), op="parse", device="cpu", dtype="text", shape=f"{len(texts)} skeleton files")
 
 
 @pytest.mark.parametrize("variant", ["official_style", "prepare"])
-def test_prepare(measure, texts, tmp_path, variant):
+def test_prepare(race, texts, tmp_path, tiny, variant):
     """Text to a dataset on disk. official_style: the plain reader, the same preprocessing, np.save; prepare: prepare.py ntu, with
     checksums and the atomic rename."""
 
@@ -60,21 +71,29 @@ def test_prepare(measure, texts, tmp_path, variant):
         np.save(tmp_path / "plain.npy", np.stack(x))
 
     def ours():
-        shutil.rmtree(tmp_path / "set", ignore_errors=True)
-        Ntu((texts[0].parent,), tmp_path / "set", "subject=1,2", Preprocess(), Conversion(strict=True)).run()
+        Ntu((texts[0].parent,), tmp_path / "set", "subject=1" if tiny else "subject=1,2", Preprocess(), Conversion(strict=True)).run()
 
-    facts = dict(op="prepare", variant=variant, device="cpu", dtype="float32", shape=f"{len(texts)} skeleton files")
-    measure(plain if variant == "official_style" else ours, items=len(texts), rounds=5, **facts)
-    if variant == "prepare":
+    def remove():
+        shutil.rmtree(tmp_path / "set", ignore_errors=True)
+
+    def build(variant: str) -> Entrant:
+        if variant == "official_style":
+            return Entrant(plain)
+        ours()
         assert sum(map(len, open_packed(tmp_path / "set").splits.values())) == len(texts)
+        return Entrant(ours, before=remove)
+
+    race(build, items=len(texts), op="prepare", device="cpu", dtype="float32", shape=f"{len(texts)} skeleton files")
 
 
 @pytest.fixture(scope="session")
-def split(tmp_path_factory) -> Split:
-    file = tmp_path_factory.mktemp("loader") / "train.npy"
-    x = np.random.default_rng(0).standard_normal((SAMPLES, *SHAPE), dtype=np.float32)
+def split(tmp_path_factory, tiny) -> Split:
+    """On disk to the last byte: what is still to be written would be written while something is timed."""
+    file, samples = tmp_path_factory.mktemp("loader") / "train.npy", 64 if tiny else 8192
+    x = np.random.default_rng(0).standard_normal((samples, *SHAPE), dtype=np.float32)
     np.save(file, x)
-    label = np.arange(SAMPLES) % 60
+    os.sync()
+    label = np.arange(samples) % 60
     return Split(Rows([file]), label, label.astype(str), label, label)
 
 
@@ -82,8 +101,9 @@ def split(tmp_path_factory) -> Split:
 def single_files(split, tmp_path_factory) -> list[str]:
     """A file a sample, as DALI's numpy reader wants them."""
     folder = tmp_path_factory.mktemp("files")
-    for i in range(SAMPLES):
+    for i in range(len(split)):
         np.save(folder / f"{i:05d}.npy", split.x[i])
+    os.sync()
     return sorted(map(str, folder.iterdir()))
 
 
@@ -118,7 +138,7 @@ class Batches:
         self.rows, self.batch = rows, batch
 
     def __call__(self, info):
-        ids = np.random.default_rng(info.iteration).permutation(SAMPLES)[: self.batch]
+        ids = np.random.default_rng(info.iteration).permutation(len(self.rows))[: self.batch]
         return self.rows[ids], ids
 
 
@@ -149,30 +169,35 @@ def dali_numpy_reader(split: Split, batch: int, files: list[str]):
         yield torch.from_numpy(x.as_array()), torch.tensor(ids)
 
 
-VARIANTS = ("official_style", "torch_stream", "dali_stream", "dali_resident", "dali_workers", "dali_numpy_reader")
+VARIANTS = (
+    *("official_style", "torch_stream", "dali_stream", "dali_resident"),
+    *(pytest.param(variant, marks=pytest.mark.full) for variant in ("dali_workers", "dali_numpy_reader")),
+)
 
 
 @pytest.mark.parametrize("batch", [128, 1024])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loader(measure, split, single_files, variant, batch):
-    if variant.startswith("dali"):
-        pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-    batches = {
-        "official_style": lambda: data_loader(split, batch),
-        "torch_stream": lambda: stream(split, batch, False),
-        "dali_stream": lambda: stream(split, batch, True),
-        "dali_resident": lambda: resident(split, batch),
-        "dali_workers": lambda: dali_workers(split, batch),
-        "dali_numpy_reader": lambda: dali_numpy_reader(split, batch, single_files),
-    }[variant]()
-    for x, ids in itertools.islice(batches, 3):
-        np.testing.assert_array_equal(x.numpy(), split.x[ids.numpy()])
-    count = max(4, 8192 // batch)
+def test_loader(race, tiny, split, request, variant, batch):
+    batch, count = (4, 2) if tiny else (batch, 8192 // batch)
 
-    def run():
-        for _ in itertools.islice(batches, count):
-            pass
+    def build(variant: str) -> Entrant:
+        if variant.startswith("dali"):
+            pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+        batches = {
+            "official_style": lambda: data_loader(split, batch),
+            "torch_stream": lambda: stream(split, batch, False),
+            "dali_stream": lambda: stream(split, batch, True),
+            "dali_resident": lambda: resident(split, batch),
+            "dali_workers": lambda: dali_workers(split, batch),
+            "dali_numpy_reader": lambda: dali_numpy_reader(split, batch, request.getfixturevalue("single_files")),
+        }[variant]()
+        for x, ids in itertools.islice(batches, 3):
+            np.testing.assert_array_equal(x.numpy(), split.x[ids.numpy()])
 
-    facts = dict(op="loader", variant=variant, device="cpu", dtype="float32", shape=f"batch {batch}, 3x50x25x2")
-    measure(run, items=count * batch, rounds=7, **facts)
-    batches.close()
+        def take(number: int) -> None:
+            for _ in itertools.islice(batches, number):
+                pass
+
+        return Entrant(partial(take, count), before=partial(take, min(AHEAD, count)), close=batches.close)
+
+    race(build, items=count * batch, op="loader", device="cpu", dtype="float32", shape=f"batch {batch}, 3x50x25x2")

@@ -1,4 +1,5 @@
-"""The linear protocol, 100 epochs on NW-UCLA: on features that are extracted once, beside the encoder in every epoch.
+"""The linear protocol on NW-UCLA, 5 epochs (--full: the official 100), on features that are extracted once, beside the encoder
+in every epoch.
 
 official_style is what LE_Processor does: the frozen encoder runs on every training batch of every epoch, and on the test set
 every 5 epochs. It runs our own encoder, which is faster than the official one, so the ratio is that of the caching alone; head,
@@ -8,12 +9,15 @@ its checks of checkpoint and data; `cold` extracts them first.
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import pretrained
+from race import Entrant
 
 from hiclr_fast.data.formats.sequences import pack_sequences
 from hiclr_fast.data.packed.dataset import Packed, open_packed
@@ -27,16 +31,19 @@ from hiclr_fast.pretraining.start import finish, start
 from hiclr_fast.training.optimizer import MOMENTUM, learning_rate
 
 SHARED = Path(os.environ.get("HICLR_SHARED", Path(__file__).parent.parent.parent / "shared"))
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 EVAL_EVERY = 5  # official eval_interval
 SETTINGS = LinearConfig().official("stgcn")
 TOLERANCE = 0.2  # points
+TOP1: dict[tuple, dict[str, float]] = {}  # by (device, epochs), then variant
 
 
 @pytest.fixture(scope="module")
-def ucla(tmp_path_factory) -> tuple[Packed, Path]:
+def ucla(tmp_path_factory, tiny) -> tuple[Packed, Path]:
     """NW-UCLA cross-subject without duplicates, and a release-size encoder at its initialisation, with batch-norm
-    statistics of the data: neither time nor agreement depends on what it has learned."""
+    statistics of the data: neither time nor agreement depends on what it has learned. tiny: random walks and a tiny encoder."""
+    if tiny:
+        run = pretrained(tmp_path_factory.mktemp("walks"))
+        return open_packed(run.parent / "set"), run / "encoder.safetensors"
     file, root = SHARED / "data" / "nw_ucla.npz", tmp_path_factory.mktemp("ucla")
     if not file.exists():
         pytest.skip("NW-UCLA recordings: HICLR_SHARED is absent")
@@ -86,45 +93,37 @@ def on_cached_features(data: Packed, checkpoint: Path, config: LinearConfig, dev
     return linear(found["train"], found["val"], config, device).top1
 
 
-@pytest.fixture(scope="module")
-def agreement(ucla) -> dict[str, float]:
-    """Both ways reach the same accuracy in 10 epochs; else nothing is timed. Holds the full runs' accuracy by device."""
-    short = LinearConfig(epochs=10).official("stgcn")
-    ways = [way(*ucla, short, torch.device("cpu")) for way in (encoder_every_epoch, on_cached_features)]
-    assert abs(ways[0] - ways[1]) <= TOLERANCE, ways
-    return {}
+def cases():
+    for device in ("cpu", "cuda"):
+        for epochs in (5, SETTINGS.epochs):
+            for variant in ("official_style", "cached", "cold"):
+                marks = [pytest.mark.gpu] * (device == "cuda") + [pytest.mark.full] * (device == "cpu" and epochs > 5)
+                yield pytest.param(device, epochs, variant, id=f"{device}-E{epochs}-{variant}", marks=marks)
 
 
-def facts(data: Packed, device: str, variant: str) -> dict:
-    shape = f"UCLA {len(data['train'])}/{len(data['val'])} E{SETTINGS.epochs}"
-    items = SETTINGS.epochs * len(data["train"])  # items: training samples seen
-    return dict(op="linear", variant=variant, device=device, dtype="float32", shape=shape, items=items)
+@pytest.mark.parametrize(("device", "epochs", "variant"), list(cases()))
+def test_linear(race, tiny, ucla, device, epochs, variant):
+    data, checkpoint = ucla
+    config = replace(SETTINGS, epochs=2 if tiny else epochs, batch_size=8 if tiny else SETTINGS.batch_size)
+    top1 = TOP1.setdefault((device, epochs), {})
 
+    def build(variant: str) -> Entrant:
+        way = encoder_every_epoch if variant == "official_style" else on_cached_features
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_official_style(measure, benchmark, ucla, agreement, device):
-    """Once, all 100 epochs; the warm-up call is a single epoch."""
-    epochs = iter([1])
+        def call():
+            top1[variant] = way(data, checkpoint, config, torch.device(device))
 
-    def once():
-        config = LinearConfig(epochs=next(epochs, SETTINGS.epochs), drops=SETTINGS.drops)
-        agreement[device] = encoder_every_epoch(*ucla, config, torch.device(device))
+        def forget():
+            shutil.rmtree(checkpoint.parent / "features", ignore_errors=True)
 
-    measure(once, rounds=1, **facts(ucla[0], device, "official_style"))
-    benchmark.extra_info["top1"] = agreement[device]
+        if variant == "official_style":  # the encoder is loaded and warm after one batch's worth
+            features_of(load_encoder(checkpoint)[0].to(device), data["val"].x[:128], torch.device(device))
+        elif variant == "cached":
+            call()
+        return Entrant(call, before=forget if variant == "cold" else None, derive=lambda _: {"top1": top1[variant]})
 
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("variant", ["cached", "cold"])
-def test_features_extracted_once(measure, benchmark, ucla, agreement, variant, device):
-    found = {}
-
-    def once():
-        if variant == "cold":
-            shutil.rmtree(ucla[1].parent / "features", ignore_errors=True)
-        found["top1"] = on_cached_features(*ucla, SETTINGS, torch.device(device))
-
-    measure(once, rounds=5, **facts(ucla[0], device, variant))
-    benchmark.extra_info["top1"] = found["top1"]
-    if device in agreement and benchmark.stats is not None:
-        assert abs(found["top1"] - agreement[device]) <= TOLERANCE
+    shape = f"{'walks' if tiny else 'UCLA'} {len(data['train'])}/{len(data['val'])} E{config.epochs}"
+    facts = dict(op="linear", device=device, dtype="float32", shape=shape)
+    race(build, items=config.epochs * len(data["train"]), warm=False, **facts)  # items: training samples seen
+    apart = abs(top1[variant] - top1.get("official_style", top1[variant]))
+    assert apart <= TOLERANCE, f"top-1 differs by {apart} points from official_style: not a benchmark"

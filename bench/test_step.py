@@ -12,6 +12,7 @@ import pytest
 import torch
 from memory import too_large
 from official_style import LAYOUT, PlainTrainer, Views
+from race import Entrant
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
@@ -22,7 +23,7 @@ from hiclr_fast.pretraining.trainer import Pretrainer
 
 QUEUE = 32768
 SHAPE = (3, 50, LAYOUT.num_joints, 2)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SETTLE = 1.0  # seconds in which the DataLoader's workers fill their queues again
 
 
 def dataset(n: int) -> Packed:
@@ -36,8 +37,8 @@ def dataset(n: int) -> Packed:
     return Packed("memory", LAYOUT, ("a",), x.shape[1:], {"train": split}, "none")
 
 
-def trainer(batch: int, device: str, **kw) -> Pretrainer:
-    return Pretrainer(PretrainConfig(batch_size=batch, queue_size=QUEUE, device=device, **kw), dataset(4 * batch))
+def trainer(batch: int, device: str, queue: int, **kw) -> Pretrainer:
+    return Pretrainer(PretrainConfig(batch_size=batch, queue_size=queue, device=device, **kw), dataset(4 * batch))
 
 
 def copy_weights(ours: Pretrainer, plain: PlainTrainer) -> None:
@@ -54,10 +55,10 @@ def copy_weights(ours: Pretrainer, plain: PlainTrainer) -> None:
     plain.queue.copy_(ours.model.queue.T)
 
 
-def agree(device: str = "cpu", **kw) -> None:
+def agree(device: str, queue: int, **kw) -> None:
     """The variant computes the loss and the gradients of the official style from the same weights and views, else it is not
     timed."""
-    ours, plain = trainer(4, device, dropout=0.0, init="torch", **kw), PlainTrainer(QUEUE, dropout=0.0, device=device)
+    ours, plain = trainer(4, device, queue, dropout=0.0, init="torch", **kw), PlainTrainer(queue, dropout=0.0, device=device)
     copy_weights(ours, plain)
     x = torch.from_numpy(ours.data["train"].x[:4]).to(device)
     views = [x + 0.1 * i for i in range(4)]
@@ -77,13 +78,9 @@ def agree(device: str = "cpu", **kw) -> None:
             assert (a.weight.grad - b.weight.grad).norm() <= 5e-2 * b.weight.grad.norm()
 
 
-def facts(batch: int, device: str, variant: str, dtype: str) -> dict:
-    return dict(op="step", variant=variant, device=device, dtype=dtype, shape=f"N{batch} T50 V25 M2 Q{QUEUE}", items=batch)
-
-
-def official(batch: int, device: str, loaded: bool):
+def official(batch: int, device: str, queue: int, loaded: bool):
     """One step of the official style; loaded: with its DataLoader, else on views that are on the device already."""
-    plain, views = PlainTrainer(QUEUE, device=device), Views(dataset(16 * batch)["train"].x)
+    plain, views = PlainTrainer(queue, device=device), Views(dataset(16 * batch)["train"].x)
     if not loaded:
         ready = [v.to(device) for v in next(iter(torch.utils.data.DataLoader(views, batch)))]
         return lambda: plain.step(ready)
@@ -97,15 +94,33 @@ def official(batch: int, device: str, loaded: bool):
     return lambda: plain.step([v.to(device) for v in next(batches)])
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("variant", ["official_style", "official_no_loader"])
-@pytest.mark.parametrize("batch", [32, 128])
-def test_official_style(measure, batch, variant, device):
-    run = official(batch, device, variant == "official_style")
-    measure(run, rounds=5, **facts(batch, device, variant, "float32"))
+def ours(batch: int, device: str, queue: int, **kw) -> Entrant:
+    """Views, encoders, loss, backward, optimizer, moving average, queue."""
+    torch._dynamo.reset()  # it compiles eight shapes of one forward in a process, then silently none
+    agree(device, queue, **kw)
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    mine = trainer(batch, device, queue, **kw)
+    batches = (given for epoch in range(1, 10**6) for given in mine.loader.epoch(epoch))
+
+    def call():
+        mine.train_step(next(batches))
+        mine.step += 1
+
+    call()  # compiles, captures
+    dtype = torch.bfloat16 if kw.get("amp") else torch.float32
+    copy_rate, product_rate = rates(mine.device, dtype)
+    least = floor_seconds(floor(mine.config, LAYOUT, mine.data.shape, batch), copy_rate, product_rate)
+
+    def derive(seconds: float) -> dict:
+        peak = {"peak_mb": torch.cuda.max_memory_reserved() / 1e6} if device == "cuda" else {}  # a graph's is not allocated
+        return peak | {"floor_fraction": least / seconds}
+
+    return Entrant(call, info={"dtype": str(dtype).removeprefix("torch.")}, derive=derive)
 
 
-VARIANTS = {
+OURS = {
     "step": {},
     "step_amp": {"amp": True},
     "step_compiled": {"compile": True},
@@ -118,37 +133,36 @@ VARIANTS = {
 
 def cases():
     """On CPU nothing is captured, so the eager twins are for CUDA; large batches too, in float32 as far as memory goes."""
-    for name, kw in VARIANTS.items():
-        for batch in (32, 128):
-            if "no_graph" not in kw:
-                yield pytest.param("cpu", batch, name, id=f"cpu-{batch}-{name}")
-        for batch in (128, 1024, *((4096,) if kw.get("amp") else ())):
-            yield pytest.param("cuda", batch, name, id=f"cuda-{batch}-{name}", marks=pytest.mark.gpu)
+    for device, batches in (("cpu", (32, 128)), ("cuda", (32, 128, 1024, 4096))):
+        for batch in batches:
+            for variant in ("official_style", "official_no_loader", *OURS):
+                kw = OURS.get(variant)
+                if kw is None and batch > 128:
+                    continue
+                eager_twin = device == "cpu" and kw is not None and "no_graph" in kw
+                other_size = device == "cuda" and kw is not None and (batch == 32 or (batch == 4096 and not kw.get("amp")))
+                if eager_twin or other_size:
+                    continue
+                full = device == "cpu" and variant not in ("official_style", "step", "step_amp")
+                marks = [pytest.mark.gpu] * (device == "cuda") + [pytest.mark.full] * full
+                yield pytest.param(device, batch, variant, id=f"{device}-{batch}-{variant}", marks=marks)
 
 
 @pytest.mark.parametrize(("device", "batch", "variant"), list(cases()))
-def test_step(measure, benchmark, device, batch, variant):
-    """Ours: views, encoders, loss, backward, optimizer, moving average, queue."""
-    kw = VARIANTS[variant]
-    torch._dynamo.reset()  # it compiles eight shapes of one forward in a process, then silently none
-    agree(device, **kw)
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        if reason := too_large(PretrainConfig(batch_size=batch, queue_size=QUEUE, **kw), LAYOUT, SHAPE, batch):
+def test_step(race, tiny, device, batch, variant):
+    batch, queue = (4, 64) if tiny else (batch, QUEUE)
+    if device == "cuda" and variant in OURS:
+        config = PretrainConfig(batch_size=batch, queue_size=queue, **OURS[variant])
+        if reason := too_large(config, LAYOUT, SHAPE, batch):
             pytest.skip(reason)
-    ours = trainer(batch, device, **kw)
-    batches = (given for epoch in range(1, 10**6) for given in ours.loader.epoch(epoch))
 
-    def run():
-        ours.train_step(next(batches))
-        ours.step += 1
+    def build(variant: str) -> Entrant:
+        if variant in OURS:
+            return ours(batch, device, queue, **OURS[variant])
+        call = official(batch, device, queue, loaded=variant == "official_style")
+        call()
+        return Entrant(call, settle=0 if tiny else SETTLE, info={"dtype": "float32"})
 
-    run()  # compiles, captures
-    measure(run, rounds=5 if device == "cpu" else 30, **facts(batch, device, variant, "bfloat16" if kw.get("amp") else "float32"))
-    needed = floor(ours.config, LAYOUT, ours.data.shape, batch)
-    least = floor_seconds(needed, *rates(ours.device, torch.bfloat16 if kw.get("amp") else torch.float32))
-    if benchmark.stats is not None:
-        benchmark.extra_info["floor_fraction"] = least / benchmark.stats.stats.median
-    if device == "cuda":
-        benchmark.extra_info["peak_mb"] = torch.cuda.max_memory_reserved() / 1e6  # what a graph holds is not allocated
+    facts = dict(op="step", device=device, shape=f"N{batch} T50 V25 M2 Q{queue}")
+    rounds = 7 if device == "cpu" else 30
+    race(build, items=batch, rounds=rounds, warm=device == "cuda", alternate=device == "cpu", **facts)

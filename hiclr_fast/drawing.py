@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
 
 COLOURS, MASKED = ("#1f5fa8", "#3a8f3a", "#8a5fb0"), "#d62728"
 HEAD, LEGS = ("head", "nose"), ("hip", "knee", "ankle", "foot")  # in joint names: which way is up
@@ -16,12 +16,23 @@ DEPTH = np.array([0.45, 0.25])  # how far z moves a point right and up: a hidden
 
 @dataclass(frozen=True)
 class Picture:
-    """One row of the sheet. x: (3, T, V, M), masked joints 0; masked: (T, V) bool; drawn: the view's draws in words."""
+    """One row of the sheet. x: (3, T, V, M), masked joints 0; masked: (T, V) bool; drawn: the view's draws in words; space: what
+    the coordinates are, in a plane the third is not drawn."""
 
     title: str
     drawn: str
     x: np.ndarray
     masked: np.ndarray
+    space: Space = METRES
+
+    @property
+    def points(self) -> np.ndarray:
+        """(T, V, M, 2) oblique front view."""
+        points = np.moveaxis(self.x[:2], 0, -1)
+        return points if self.space.flat else points + self.x[2][..., None] * DEPTH
+
+    def wide(self, size: float) -> str:
+        return f"{size:.2f} {({'m': 'm', 'body': 'bodies', 'image': 'half images'})[self.space.unit]} wide"
 
 
 def new_figure(width: float, height: float):
@@ -38,21 +49,16 @@ def _grid(rows: int, columns: int, width: float, height: float):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _project(x: np.ndarray) -> np.ndarray:
-    """(..., 2) oblique front view of x (3, ...)."""
-    return np.moveaxis(x[:2], 0, -1) + x[2][..., None] * DEPTH
-
-
 def _limits(picture: Picture) -> tuple[np.ndarray, float]:
     """(centre, half width) of a square that holds every frame."""
-    points = _project(picture.x).reshape(-1, 2)
+    points = picture.points.reshape(-1, 2)
     low, high = points.min(0), points.max(0)
     return (low + high) / 2, max(0.55 * float((high - low).max()), 1e-3)
 
 
 def draw_frame(axes, picture: Picture, frame: int, bones: Sequence[tuple[int, int]]) -> None:
     """One frame into a matplotlib axes: bodies in colours, masked joints (at 0, where the encoder sees them) in red."""
-    points, hidden = _project(picture.x[:, frame]), picture.masked[frame]  # (V, M, 2)
+    points, hidden = picture.points[frame], picture.masked[frame]  # (V, M, 2)
     for body in range(points.shape[1]):
         if not picture.x[..., body].any():
             continue
@@ -76,7 +82,7 @@ def contact_sheet(found: Sequence[Picture], bones: Sequence[tuple[int, int]], pa
             draw_frame(axes[row, column], picture, frame, bones)
             if row == 0:
                 axes[row, column].set_title(f"frame {frame}", fontsize=8)
-        label = f"{picture.title}\n{picture.drawn}\n{2 * _limits(picture)[1]:.2f} m wide"
+        label = f"{picture.title}\n{picture.drawn}\n{picture.wide(2 * _limits(picture)[1])}"
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     figure.savefig(path, dpi=110)
 

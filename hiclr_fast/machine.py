@@ -20,6 +20,17 @@ def pick_device(name: str, local: int = 0) -> torch.device:
     return torch.device("cuda", local)
 
 
+def commit(package: Path) -> str | None:
+    """The commit of the repository whose first folder is that package; None where it was installed, or git is not there."""
+    try:
+        git = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
+        said = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout
+        root, found = said.splitlines()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return found if Path(root).resolve() == package.resolve().parent else None
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, commit and hardware that a reader needs to judge the numbers."""
     found = {"python": platform.python_version(), "machine": platform.machine(), "cpu_threads": torch.get_num_threads()}
@@ -28,8 +39,6 @@ def environment(device: torch.device) -> dict[str, Any]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
-    found["commit"] = git.stdout.strip() or None
+    found["commit"] = commit(Path(__file__).parent)
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return found

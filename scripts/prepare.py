@@ -1,7 +1,6 @@
 """Makes packed datasets from raw recordings, and checks them: the same as `hiclr prepare`."""
 
-from hiclr_fast.cli.prepare import main
-from hiclr_fast.errors import run_script
+from hiclr_fast.cli import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("prepare")

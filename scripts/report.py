@@ -1,7 +1,6 @@
 """Pictures of data and views, and the report of a run: the same as `hiclr report`."""
 
-from hiclr_fast.cli.report import main
-from hiclr_fast.errors import run_script
+from hiclr_fast.cli import script
 
 if __name__ == "__main__":
-    run_script(main)
+    script("report")

@@ -49,7 +49,7 @@ def read_sequences(path: Path) -> None:
 
 
 def read_pyskl(path: Path) -> None:
-    annotations = Annotations(path, "xsub_train", "xsub_val", 25)
+    annotations = Annotations(path, "xsub_train", "xsub_val")
     for i in range(len(annotations)):
         annotations.read(i)
 

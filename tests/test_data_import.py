@@ -75,7 +75,7 @@ def test_own_skeleton(tmp_path, arrays):
     del arrays["layout"]
     arrays["parents"] = np.array(NTU.parents)
     assert pack(arrays, tmp_path / "known").layout == NTU
-    arrays["parents"] = np.array([0, *range(24)])
+    arrays["parents"] = np.array([0, 0, 0, *range(2, 24)])
     with pytest.raises(InputError, match="`center_joint` is needed"):
         pack(arrays, tmp_path / "bad")
     arrays |= {"center_joint": np.array(3), "left_joints": np.array([1]), "right_joints": np.array([2])}
@@ -84,23 +84,23 @@ def test_own_skeleton(tmp_path, arrays):
     with pytest.raises(InputError, match="no `shoulders` for rotation"):
         pack(arrays, tmp_path / "turned", how=Preprocess())
     arrays["left_joints"] = np.array([25])
-    with pytest.raises(InputError, match="outside 0 to 24"):
+    with pytest.raises(InputError, match="left names the joint 25, expected whole numbers from 0 to 24"):
         pack(arrays, tmp_path / "outside")
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda a: a.pop("label"), "no array 'label'"),
+        (lambda a: a.pop("offsets"), "no array 'offsets'"),
         (lambda a: a.update(frames=a["frames"].transpose(0, 2, 1)), r"expected float \(total, 25, 3\)"),
         (lambda a: a.update(frames=a["frames"].astype(int)), "frames int64"),
         (lambda a: a.update(offsets=a["offsets"] + 1), "offsets must rise from 0"),
         (lambda a: a.update(offsets=a["offsets"][[0, 2, 1, 3, 4, 5, 6]]), "offsets must rise"),
         (lambda a: a.update(label=a["label"][:-1]), r"label \(5,\), expected \(6,\)"),
         (lambda a: a.update(label=a["label"] * 1.0), "label is float64"),
-        (lambda a: a.update(label=a["label"] - 1), "label -1, expected 0 to"),
+        (lambda a: a.update(label=a["label"] - 2), "label -2; expected numbers from 0"),
         (lambda a: a.update(layout=np.array("body99")), "unknown joint layout 'body99'"),
-        (lambda a: a["frames"].__setitem__((70, 3, 1), np.nan), "000003: NaN or Inf at frame 4"),
+        (lambda a: a["frames"].__setitem__((70, 3, 1), np.nan), "000003: NaN or Inf in 1 of 20 frames"),
         (lambda a: a["frames"].__setitem__(slice(5, 65), 0.0), "000001: the first body is zero in every frame"),
     ],
 )
@@ -189,10 +189,13 @@ def test_bad_official_arrays(official):
 
     for labels, what in (
         ((names[:5], [0] * 5), r"expected 6 of each"),
-        ((names, [0.5] * 6), "float64"),
+        ((names, [0.5] * 6), "a float among the labels, expected whole numbers"),
         ((names,), "expected a pair"),
         ("text", "expected a pair"),
         ((names, [0, 1, 2, 0, 1, -2]), "label -2"),
+        ((names, [0, 1, 2, 0, 1, 10**8]), "label 100000000, expected 0 to at most 65535"),
+        ((names, np.array([0, 1, 2, 0, 1, 2**63], dtype=np.uint64)), "label 9223372036854775808"),
+        (([*names[:5], 5], [0] * 6), "a int among the names, expected text"),
         ((names, [[0, 1], [2]]), "labels"),
     ):
         (path / "y.pkl").write_bytes(pickle.dumps(labels))
@@ -203,7 +206,7 @@ def test_bad_official_arrays(official):
     (path / "x.npy").write_bytes((path / "x.npy").read_bytes()[:5000])
     refuses("its header says")
     np.save(path / "x.npy", np.array([{}], dtype=object))
-    refuses("Python objects or Fortran order")
+    refuses("Python objects or records")
     x[2, 0, 0, 0, 0] = np.nan
     np.save(path / "x.npy", x)
     refuses("sample 2 .* holds NaN or Inf")

@@ -97,7 +97,7 @@ def test_official_checkpoints_that_do_not_fit(skeletonclr, tmp_path):
     assert "not the weights of an ST-GCN or DSTA-Net" in message({"encoder_q.edge_importance.3": None})
     assert "not the weights of an ST-GCN or DSTA-Net" in message({"encoder_q.fc.2.weight": 3})
     narrow = {"encoder_q.st_gcn_networks.2.tcn.2.weight": torch.zeros(16, 16, 7, 1)}
-    assert "size mismatch for blocks.2.conv.weight" in message(narrow)
+    assert "blocks.2.conv.weight is torch.float32 (16, 16, 7, 1), expected (16, 16, 9, 1)" in message(narrow)
 
 
 @pytest.mark.parametrize("encoder", ["stgcn", "dsta"])

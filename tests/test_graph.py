@@ -1,5 +1,6 @@
 """One CUDA graph against the eager step; the compiled encoder against the plain one."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import packed, tiny
@@ -7,6 +8,9 @@ from helpers import packed, tiny
 from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.classifier import Training
+from hiclr_fast.evaluation.schedule import FinetuneConfig, official
+from hiclr_fast.models.build import initial_encoder
 from hiclr_fast.pretraining.loop import train
 from hiclr_fast.pretraining.start import start
 from hiclr_fast.pretraining.trainer import Pretrainer
@@ -124,6 +128,26 @@ def test_another_resident_tensor_is_refused(data):
 def test_compiled_equals_plain_on_gpu(data, no_graph):
     config = dict(device="cuda", feature_dim=16, queue_size=64, dropout=0.0, no_graph=no_graph)
     assert_twins(follow(Pretrainer(tiny(**config), data)), follow(Pretrainer(tiny(**config, compile=True), data)), 1e-2, 1e-2)
+
+
+@on_gpu
+@pytest.mark.parametrize("kw", [{}, {"amp": True, "augment": True}], ids=str)
+def test_a_classifier_trains_the_same_in_a_graph(data, kw):
+    """Three epochs of finetuning, dropout included, and one more after the state went through a file's form."""
+    config = official(FinetuneConfig(epochs=4, batch_size=8, **kw), "finetune", "stgcn")
+    place = data.layout, "joint", config, torch.device("cuda", 0)
+    ends = []
+    for graph in (False, True):
+        encoder = initial_encoder(tiny(), data.layout)
+        one = Training(encoder, data["train"], data["val"], np.arange(40), 3, *place, graph=graph)
+        for _ in range(3):
+            one.train_epoch()
+        other = Training(initial_encoder(tiny(), data.layout), data["train"], data["val"], np.arange(40), 3, *place, graph=graph)
+        other._restore(one._state("k"), "k")
+        other.train_epoch()
+        ends.append((torch.tensor(other.losses), other.model.state_dict()))
+    bar = 1e-2 if "amp" in kw else 1e-4
+    assert_twins(*ends, bar, bar)
 
 
 class Captured:

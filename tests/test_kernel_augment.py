@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from conftest import rms_error
-from hiclr_kernels.augment import apply_views, draw_views
+from hiclr_kernels.augment import apply_views, cpu, draw_views
 from hiclr_kernels.augment.draw import NOISE_BLOCK, Draws, ViewStrength, draw_rows, pack
 from hiclr_kernels.augment.reference import ViewParams
+from hiclr_kernels.memory import Reused
 from hiclr_kernels.philox.reference import uniform
 from test_kernel_augment_reference import basic_params, normal_params
 
@@ -47,8 +48,9 @@ def to(draws: Draws, device) -> Draws:
 
 
 def poison(monkeypatch):
-    """torch.empty gives NaN (255 for bytes), so that a value that nobody writes shows."""
+    """torch.empty gives NaN (255 for bytes), and memory is never old, so that a value that nobody writes shows."""
     empty = torch.empty
+    monkeypatch.setattr(cpu, "OUTPUT", Reused())
     monkeypatch.setattr(
         torch, "empty", lambda *a, **kw: empty(*a, **kw).fill_(255 if kw.get("dtype") == torch.uint8 else torch.nan)
     )

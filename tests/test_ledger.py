@@ -29,6 +29,7 @@ def test_a_step_stays_in_its_budget(traced):
     cost, saved = ledger.cost(), ledger.saved / BATCH / 1e6
     found = f"{cost.kernels} kernels, {cost.bytes / 1e9:.2f} GB, {saved:.2f} MB a sample kept"
     assert cost.kernels <= kernels and cost.bytes <= 1e9 * gigabytes and saved <= kept, found
+    assert not ledger.unstated, f"{ledger.unstated}: state the FLOPs of these kernels in hiclr_fast/training/kernel_work.py"
     assert cost.bytes > 0.9e9 * gigabytes and saved > 0.9 * kept, f"{found}: lower the budget"
 
 
@@ -36,9 +37,11 @@ def test_every_phase_is_counted_and_none_beats_its_floor(traced):
     encoder, ledger = traced
     needed = floor(PretrainConfig(encoder=encoder, amp=True), LAYOUTS["ntu25"], SHAPE, BATCH)
     assert set(needed) == set(PHASES)
-    for phase in set(PHASES) - {"load", "exchange"}:
-        cost = ledger.cost(phase)
-        assert cost.kernels > 0 and cost.bytes >= 0.9 * needed[phase][0] and cost.flops >= 0.9 * needed[phase][1], phase
+    forward = ("query forward", "key forward")  # the key's rows may go with the queries'
+    for phases in (forward, *((phase,) for phase in set(PHASES) - {"load", "exchange", *forward})):
+        kernels, moved, flops = (sum(numbers) for numbers in zip(*map(ledger.cost, phases), strict=True))
+        least, least_flops = (sum(numbers) for numbers in zip(*(needed[phase] for phase in phases), strict=True))
+        assert kernels > 0 and moved >= 0.9 * least and flops >= 0.9 * least_flops, phases
     assert BATCH * 1e6 < ledger.saved < ledger.peak
 
 
@@ -68,6 +71,7 @@ def counted(run, **made) -> list[Entry]:
         (lambda x, y: x.copy_(y), [("copy_", 1, 24, 24, 0)]),
         (lambda x, y: x.zero_(), [("zero_", 1, 0, 24, 0)]),
         (lambda x, y: x @ y.T, [("mm", 1, 48, 16, 24)]),
+        (lambda x, y: torch.mm(x, y.T, out=torch.empty(2, 2)), [("mm", 1, 48, 16, 24)]),
         (lambda x, y: x.view(6).unfold(0, 2, 2), []),
         (lambda x, y: torch.empty_like(x), []),
         (lambda x, y: x[:, :1].expand(2, 9) * 2, [("mul", 1, 8, 72, 0)]),
@@ -92,7 +96,8 @@ def test_a_launch_writes_the_buffers_that_are_blank():
         kernel[(1,)](a, a[:1], out, 4)
         kernel[(1,)](out, a, torch.empty(2), n=4)
 
-    assert [tuple(e) for e in counted(run, a=(8,))] == [("", "kernel", 1, 36, 16, 0), ("", "kernel", 1, 48, 8, 0)]
+    found = [tuple(e) for e in counted(run, a=(8,))]
+    assert found == [("", "test_ledger.kernel", 1, 36, 16, 0), ("", "test_ledger.kernel", 1, 48, 8, 0)]
 
 
 def test_code_sees_a_gpu_and_only_inside():

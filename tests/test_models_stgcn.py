@@ -108,3 +108,16 @@ def test_batch_norm_matches_torch_in_double():
     assert rms_error(ours(x), theirs(x.double())) < 1e-6
     for name, buffer in theirs.named_buffers():
         torch.testing.assert_close(ours.get_buffer(name).double(), buffer.double(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_gradients_of_groups_keep_their_memory_format(monkeypatch, groups):
+    """Parts of a batch that lie channels-last get gradients that do: nothing behind them has to be copied."""
+    monkeypatch.setenv("HICLR_KERNELS", "reference")
+    norm = BatchNorm(16)
+    norm.groups = groups
+    seen = []
+    x = torch.randn(6, 16, 10, 25).to(memory_format=torch.channels_last).requires_grad_().exp()
+    x.register_hook(lambda grad: seen.append(grad.is_contiguous(memory_format=torch.channels_last)))
+    norm(x).backward(torch.randn(6, 16, 10, 25).to(memory_format=torch.channels_last))
+    assert seen == [True]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hiclr_fast.data.preprocess import Preprocess, fill_gaps, preprocess, resize_frames, rotation_angles
+from hiclr_fast.data.gaps import fill_gaps
+from hiclr_fast.data.preprocess import Preprocess, preprocess, resize_frames, rotation_angles
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS
 
@@ -27,7 +28,8 @@ def test_official_chain(golden, i):
 def test_gap_cuts_the_tail_or_is_interpolated(golden):
     g = golden("preprocess")
     x = raw(g, 3)  # 143 frames, 60 to 64 are zero
-    kept = fill_gaps(x.astype(np.float64))
+    kept, _, note = fill_gaps(x.astype(np.float64), NTU)
+    assert note == "body 1: 5 of 143 frames without it, interpolated"
     assert len(kept) == 143 and g["length"][3] == 138
     np.testing.assert_allclose(kept[62], (x[59] + x[65]) / 2, atol=1e-6)
     np.testing.assert_allclose(kept[59], x[59], atol=1e-6)
@@ -71,8 +73,8 @@ def test_rotation_removes_the_camera_yaw(rotate):
 
 def test_bad_sequences_are_one_sentence():
     x = walker().astype(np.float32)
-    with pytest.raises(InputError, match=r"s7: shape \(20, 25, 2, 2\), expected \(frames, 25 joints, 3, bodies\)"):
-        preprocess(x[:, :, :2], NTU, Preprocess(), "s7")
+    with pytest.raises(InputError, match=r"s7: shape \(20, 25, 1, 2\), expected \(frames, 25 joints, 2 or 3, bodies\)"):
+        preprocess(x[:, :, :1], NTU, Preprocess(), "s7")
     x[3, 4, 1, 0] = np.nan
     with pytest.raises(InputError, match="s7: NaN or Inf at frame 3"):
         preprocess(x, NTU, Preprocess(), "s7")

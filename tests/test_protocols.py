@@ -10,11 +10,14 @@ from helpers import at, features_of, packed, tiny
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation import features
+from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.features import cached_features, raw_features
 from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.protocols.finetune import finetune
 from hiclr_fast.evaluation.protocols.knn import knn_scores
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
 from hiclr_fast.evaluation.results import Outcome, read_results, read_scores, write_results
+from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.models.load import checkpoint_of, encoder_from_state, load_encoder, load_weights
 from hiclr_fast.pretraining.loop import train
 from hiclr_fast.pretraining.start import finish, start
@@ -108,13 +111,14 @@ def test_features_are_extracted_once(run, monkeypatch):
     np.testing.assert_allclose(first["val"].feature, want, rtol=1e-4, atol=1e-5)
     assert first["train"].name.tolist() == data["train"].name.tolist()
 
-    def never(*_):
+    def never(*_, **__):
         raise AssertionError("extracted again")
 
     monkeypatch.setattr(features, "extract", never)
     second = cached_features(weights, data, "joint", CPU)
     np.testing.assert_array_equal(first["val"].feature, second["val"].feature)
-    for changed in (dict(stream="bone"), dict(recalibrated=True), dict(data=open_packed(packed(folder.parent / "b", seed=3)))):
+    other = open_packed(packed(folder.parent / "b", seed=3))
+    for changed in (dict(stream="bone"), dict(recalibrated=True), dict(dtype="bf16"), dict(data=other)):
         with pytest.raises(AssertionError, match="extracted again"):
             cached_features(weights, **{"data": data, "stream": "joint", "device": CPU, **changed})
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
@@ -199,3 +203,19 @@ def test_raw_features_are_the_coordinates(run):
     _, data, _ = run
     raw = raw_features(data["val"], data.layout, "joint")
     np.testing.assert_array_equal(raw.feature, np.asarray(data["val"].x).reshape(12, -1))
+
+
+def test_features_in_bfloat16_are_near_and_apart(run):
+    """Other numbers, a cache and a result folder of their own; results so far keep their names and keys."""
+    folder, data, _ = run
+    one = Candidate(folder / "checkpoint.pt", data, folder / "eval", CPU)
+    half = replace(one, feature_dtype="bf16")
+    (full, _), (low, _) = one.features, half.features
+    assert low.feature.dtype == np.float32 and not np.array_equal(full.feature, low.feature)
+    assert np.linalg.norm(low.feature - full.feature) < 0.02 * np.linalg.norm(full.feature)
+    assert (one.name_of("knn"), half.name_of("knn")) == ("knn", "knn_bf16")
+    assert "feature_dtype" not in one.facts() and half.facts()["feature_dtype"] == "bf16"
+    with pytest.raises(InputError, match="--feature-dtype bf16 is for frozen features; to train in bfloat16 give --amp"):
+        half.evaluate("finetune", FinetuneConfig(epochs=1), finetune)
+    with pytest.raises(InputError, match="raw coordinates are not computed; leave --feature-dtype bf16 out"):
+        replace(half, origin="raw")

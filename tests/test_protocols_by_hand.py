@@ -115,6 +115,19 @@ def test_an_ensemble_by_hand(tmp_path):
     np.testing.assert_allclose(fused["scores"], (0.6 + 0.6 * 2 + 0.4 * 3) * np.array([[2, 0], [1, 0], [0, 1]]), rtol=1e-6)
     assert found["percent"]["top1"] == pytest.approx(100 / 3) and found["percent"]["top5"] == 100
     assert found["weights"] == {"joint": 0.6, "bone": 0.6, "motion": 0.4}
+    assert found["mean_class_top1"] == 25 and [c["top1"] for c in found["per_class"]] == [50, 0]
+
+
+def test_an_ensemble_of_any_two_or_more(tmp_path):
+    """The order does not matter, a stream may be there twice, one run is none."""
+    joint, bone, motion = streams(tmp_path, bone={"stream": "joint"})
+    ensemble([motion, joint], "less-motion", tmp_path / "two")
+    fused = read_scores(tmp_path / "two")
+    assert fused["name"].tolist() == ["b", "c", "a"]
+    np.testing.assert_allclose(fused["scores"], (0.4 * 3 + 0.6) * np.array([[1, 0], [0, 1], [2, 0]]), rtol=1e-6)
+    assert ensemble([joint, bone], "equal", tmp_path / "seeds")["weights"] == {"joint": 0.5}
+    with pytest.raises(InputError, match="an ensemble of 1 runs: give two or more"):
+        ensemble([joint], "equal", tmp_path / "one")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +136,7 @@ def test_an_ensemble_by_hand(tmp_path):
         ({"bone": {"name": np.array(["a", "b", "d"])}}, "different test samples: c is in .*joint.*, not in .*bone"),
         ({"motion": {"label": np.array([1, 1, 1])}}, "classes do not match: [abc] has another label in .*motion"),
         ({"bone": {"scores": np.zeros((3, 4))}}, "classes do not match: .*joint.* has 2, .*bone.* has 4"),
-        ({"bone": {"stream": "motion"}}, "is of the motion stream, expected bone; the order is joint, bone, motion"),
+        ({"bone": {"key": "joint"}}, "bone.* holds the same result as .*joint.*; give each run once"),
         ({"motion": {"data_checksum": "y"}}, "another data checksum"),
         ({"motion": {"origin": "random"}}, "another origin"),
         ({"motion": {"recalibrated": True}}, "another recalibrated"),

@@ -1,5 +1,6 @@
 """The report of a run: self-contained, complete, safe with any name, and a browser shows it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.monitor import compare
 from hiclr_fast.pretraining.start import finish, start
 
 for package in ("matplotlib", "sklearn", "jinja2"):
@@ -39,6 +41,7 @@ def report(tmp_path_factory):
     trainer = start(replace(tiny(), data=root / "set"), data, run)
     assert train(trainer, run)
     finish(trainer, run)
+    compare(trainer, run)
     candidate = Candidate(run / "checkpoint.pt", data, run / "eval", torch.device("cpu"))
     return make_report(candidate, run, root / "out"), run, candidate
 
@@ -49,6 +52,11 @@ def test_the_page_holds_everything(report):
     assert not re.search(r"https?://|<script|<link|url\(|<iframe", text)
     assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]{11})', text))
     assert len(re.findall(r"<img ", text)) == 5 and "data:image/gif;base64,R0lGOD" in text
+    stored = json.loads((run / "comparison.json").read_text())
+    for name, words in (("raw", "raw coordinates"), ("random", "random encoder"), ("pretrained", "pretrained encoder")):
+        assert f"<b>{stored[name]:.1f} %</b><span>1-NN, {words}</span>" in text
+    results = json.loads((run / "eval" / "linear" / "results.json").read_text())
+    assert f"<b>{results['mean_class_top1']:.2f}</b>" in text and [c["class"] for c in results["per_class"]] == NASTY
     for part in ("Confusion matrix", "linear", "weighted k=5", "queue_size", "augment.shear", "data_checksum", run.name):
         assert part in text
     assert {file.name for file in page.parent.glob("*.*")} == {

@@ -93,7 +93,7 @@ def test_export_and_evaluate_what_was_exported(command, tmp_path, golden):
     for name, args, what in (
         ("bone.safetensors", (), "bone.safetensors exists already"),
         ("x.bin", (), "name it .safetensors, .onnx or .pt"),
-        ("x.onnx", ("--layout", "kinect20"), "the encoder is for 25 joints"),
+        ("x.onnx", ("--layout", "kinect20"), "the encoder is for 25 joints, the layout kinect20 has 20"),
         ("x.onnx", ("--run", "set"), "give either --run RUN or --checkpoint FILE"),
     ):
         code, _, err = command("export", *official, *args, "--out", name)

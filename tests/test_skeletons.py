@@ -124,7 +124,7 @@ def test_a_skeleton_is_more_than_its_number_of_joints(tmp_path):
         (dict(parts={"a": [0, 1], "b": [2, 3]}), "the parts a, b are not a division of the joints"),
         (dict(shoulders=[1, 2, 3]), "3 shoulders; expected two"),
         (dict(centre=1), "unknown key 'centre'; the nearest valid one is 'center'"),
-        (dict(name="ntu25"), r"ntu25 is the name of a built-in layout with another skeleton \(5 joints against 25\)"),
+        (dict(name="ntu25"), r"ntu25 is a built-in layout with another skeleton \(5 joints against 25\)"),
         (dict(parts=3), "no layout"),
     ],
 )

@@ -1,10 +1,10 @@
 """The programs: `hiclr COMMAND ...`, and one thin script each in scripts/."""
 
-import difflib
 import sys
 from importlib import import_module
 
-from hiclr_fast.errors import InputError, run_script
+from hiclr_fast.cli.arguments import nearest
+from hiclr_fast.errors import run_script
 
 COMMANDS = {  # in the order of the flow
     "prepare": "makes packed datasets from raw recordings, and checks them",
@@ -12,7 +12,9 @@ COMMANDS = {  # in the order of the flow
     "tune": "chooses pretraining settings without the test set",
     "evaluate": "runs the protocols on a pretrained encoder",
     "report": "draws views, and the report of a run",
-    "export": "writes an encoder for use elsewhere",
+    "predict": "names the actions in recordings",
+    "embed": "writes the features of recordings",
+    "export": "writes an encoder or a classifier for use elsewhere",
     "reproduce": "pretrains, evaluates and fuses until the paper's table is there",
 }
 
@@ -28,12 +30,15 @@ def dispatch() -> int | None:
         print(usage())
         return 0
     name, *rest = words
-    if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
-        raise InputError(f"hiclr has no command {name!r}; the nearest is {close!r} (one of {', '.join(COMMANDS)})")
+    nearest(name, COMMANDS, "hiclr")
     sys.argv = [f"hiclr {name}", *rest]
     return import_module(f"hiclr_fast.cli.{name}").main()
 
 
 def main() -> None:
     run_script(dispatch)
+
+
+def script(command: str) -> None:
+    """What a script of that name does. What fails while it is imported is said as well."""
+    run_script(lambda: import_module(f"hiclr_fast.cli.{command}").main())

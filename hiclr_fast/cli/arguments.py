@@ -1,8 +1,29 @@
-"""Flags with several values, separated by commas or spaces."""
+"""What the commands have in common: subcommands, and flags with several values."""
 
-from typing import Annotated
+import difflib
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+import tyro
 from tyro.constructors import PrimitiveConstructorSpec
+
+from hiclr_fast.errors import InputError
+
+
+def nearest(word: str, known: Mapping[str, Any], program: str) -> None:
+    """InputError, with the nearest command, when `word` is none of the program's."""
+    if word not in known:
+        close = difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
+        raise InputError(f"{program} has no command {word!r}; the nearest is {close!r} (one of {', '.join(known)})")
+
+
+def choose(commands: Mapping[str, type], description: str) -> Any:
+    """The command that the command line names, with its flags: an instance of one of the dataclasses."""
+    words = sys.argv[1:]
+    if words and not words[0].startswith("-"):
+        nearest(words[0], commands, sys.argv[0].rsplit("/", 1)[-1])
+    return tyro.extras.subcommand_cli_from_dict(dict(commands), description=description)
 
 
 def _numbers(words: list[str]) -> tuple[float, ...]:

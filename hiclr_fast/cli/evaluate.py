@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from hiclr_fast.cli.arguments import Counts, Numbers
+from hiclr_fast.cli.arguments import Counts, Numbers, choose
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.distributed import join, leaving
 from hiclr_fast.errors import InputError
@@ -23,6 +23,7 @@ from hiclr_fast.evaluation.protocols.semi import run_semi
 from hiclr_fast.evaluation.protocols.transfer import folder_of, moved, run_transfer
 from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.flags import called, default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
 from hiclr_fast.pretraining.run_folder import load_run_config
@@ -32,14 +33,16 @@ from hiclr_fast.pretraining.run_folder import load_run_config
 class Source:
     """What to evaluate: a run folder, or a checkpoint and a dataset."""
 
-    run: Path | None = None
-    checkpoint: Path | None = None
+    run: Annotated[Path | None, default("none")] = None
+    """Run folder; or give --checkpoint and --data."""
+    checkpoint: Annotated[Path | None, default("that of --run")] = None
     """checkpoint.pt or encoder.safetensors of ours; with --format official a HiCLR, AimCLR or SkeletonCLR .pt or .npz."""
-    data: Path | None = None
-    """Packed dataset; with --run, default: the one it was trained on."""
+    data: Annotated[Path | None, default("with --run the one it was trained on")] = None
+    """Packed dataset to evaluate on."""
     format: Literal["hiclr_fast", "official"] = "hiclr_fast"
-    stream: Literal["joint", "bone", "motion"] | None = None
-    """Default: the stream it was trained on."""
+    """Whose checkpoint it is."""
+    stream: Annotated[Literal["joint", "bone", "motion"] | None, default("the stream it was trained on")] = None
+    """What the joints are taken to."""
     origin: Literal["pretrained", "random", "raw"] = "pretrained"
     """The pretrained encoder, the same encoder as its run began, or the raw coordinates."""
     recalibrate: bool = False
@@ -51,10 +54,11 @@ class Source:
     feature_dtype: FeatureDtype = "float32"
     """Frozen features: bf16 runs the encoder in bfloat16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    no_graph: bool = False
+    """auto: CUDA where there is a GPU."""
+    no_graph: Annotated[bool, called("--eager")] = False
     """Train step by step on CUDA too, instead of as one CUDA graph."""
-    out: Path | None = None
-    """Folder that gets one folder a protocol; default: eval/ beside the checkpoint."""
+    out: Annotated[Path | None, default("eval/ beside the checkpoint")] = None
+    """Folder that gets one folder a protocol."""
 
     def candidate(self) -> Candidate:
         if (self.run is None) == (self.checkpoint is None):
@@ -85,6 +89,7 @@ class Knn:
 
     source: Candidates
     k: Counts = KS
+    """Numbers of neighbours that vote."""
     temperature: float = TEMPERATURE
     """Of the weighted vote, exp(cosine / temperature)."""
 
@@ -164,18 +169,20 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Weighted sum of the raw scores of the three streams, by sample name."""
+    """Weighted sum of the raw scores of two or more runs, by sample name: of the three streams, or of several seeds."""
 
-    runs: tyro.conf.Positional[tuple[Path, Path, Path]]
-    """Run folders: joint, bone, motion."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, two or more."""
     protocol: str = "linear"
     """Folder in each run's eval/: linear, finetune, supervised, semi_1/repeat0, linear_random, ..."""
     weights: Literal["equal", "less-motion"] = "equal"
-    """equal: 0.5 0.5 0.5; less-motion: 0.6 0.6 0.4. Say which before looking at the numbers."""
-    out: Path | None = None
-    """Result folder; default: ensemble_{protocol}_{weights} in the joint run's eval/."""
+    """equal: every run alike; less-motion: joint and bone 0.6, motion 0.4. Say which before looking at the numbers."""
+    out: Annotated[Path | None, default("ensemble_PROTOCOL_WEIGHTS in the first run's eval/")] = None
+    """Result folder."""
 
     def run(self) -> None:
+        if not self.runs:
+            raise InputError("an ensemble of no runs: give two or more run folders")
         name = f"ensemble_{self.protocol.replace('/', '_')}_{self.weights}"
         ensemble([run / "eval" / self.protocol for run in self.runs], self.weights, self.out or self.runs[0] / "eval" / name)
 
@@ -235,4 +242,4 @@ COMMANDS: dict[str, Callable] = {
 
 def main() -> None:
     with leaving():
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__).run()
+        choose(COMMANDS, __doc__).run()

@@ -6,8 +6,8 @@ With no --data, --config, --preset or --resume: a small synthetic dataset (made 
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-import torch
 import tyro
 
 from hiclr_fast.data.formats.synthetic import pack_synthetic
@@ -15,13 +15,11 @@ from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.distributed import Ranks, join, leaving
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.features import raw_features
-from hiclr_fast.evaluation.protocols.knn import nearest
+from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
-from hiclr_fast.models.build import initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.monitor import knn_monitor
+from hiclr_fast.pretraining.monitor import compare, monitored
 from hiclr_fast.pretraining.presets import preset
 from hiclr_fast.pretraining.profile import profile
 from hiclr_fast.pretraining.run_folder import free_name, load_run_config
@@ -33,11 +31,11 @@ from hiclr_fast.pretraining.trainer import Pretrainer
 class Source:
     """Where the settings start from; every other flag goes on top."""
 
-    config: Path | None = None
+    config: Annotated[Path | None, default("none")] = None
     """YAML of a run, see configs/."""
-    preset: str | None = None
+    preset: Annotated[str | None, default("none")] = None
     """dataset/stream/encoder, as ntu60_xsub/bone/dsta; hiclr_fast/pretraining/presets.py holds the table."""
-    resume: Path | None = None
+    resume: Annotated[Path | None, default("none")] = None
     """Run folder to continue, in place."""
     profile: int = 0
     """Instead of training: time this many steps, print where the time goes, write a Chrome trace under runs/."""
@@ -65,19 +63,6 @@ def base_config(argv: list[str]) -> tuple[Source, PretrainConfig]:
     return source, PretrainConfig()
 
 
-def compare(trainer: Pretrainer) -> None:
-    """One line: 1-NN accuracy of raw coordinates, of the encoder before training, and of the pretrained one."""
-    data, config = trainer.data, trainer.config
-    raw = nearest(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
-    fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
-    common = data, config.stream, trainer.device, trainer.resident
-    before, after = (knn_monitor(encoder, *common) for encoder in (fresh, trainer.model.encoder_q))
-    print(
-        f"1-NN accuracy (cosine) on {len(data['val'])} validation samples: "
-        f"random-init encoder {before:.1f} %, pretrained encoder {after:.1f} %, raw features {raw:.1f} %"
-    )
-
-
 def main() -> int:
     source, base = base_config(sys.argv[1:])
     config = tyro.cli(Args, default=Args(source, base), description=__doc__).run
@@ -86,6 +71,7 @@ def main() -> int:
 
 
 def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
+    config.check()
     data_dir = config.data
     if data_dir is None:
         data_dir = Path("data/synthetic")
@@ -112,7 +98,12 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
     if ranks.rank > 0:
         return 0
     finish(trainer, out)
-    if "val" in data.splits:
-        compare(trainer)
-    print(f"evaluate with: python scripts/evaluate.py linear --run {out}")
+    if monitored(data):
+        found = compare(trainer, out)
+        print(
+            f"1-NN accuracy (cosine) on {found['validation_samples']} validation samples: random-init encoder "
+            f"{found['random']:.1f} %, pretrained encoder {found['pretrained']:.1f} %, raw features {found['raw']:.1f} %"
+        )
+    protocol = "linear" if monitored(data) else "features --out features.npz"
+    print(f"evaluate with: hiclr evaluate {protocol} --run {out}")
     return 0

@@ -2,16 +2,21 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from hiclr_fast.cli.arguments import choose
+from hiclr_fast.cli.clips import new_file
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
+from hiclr_fast.files.atomic import write_text
+from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
 from hiclr_fast.pretraining.run_folder import load_run_config
+from hiclr_fast.reports.compare import ENDINGS, WRITERS, TableFormat, collect
 from hiclr_fast.views.augment import AugmentConfig
 
 
@@ -31,11 +36,15 @@ class Views:
     data: Path
     """Packed dataset."""
     index: int = 0
+    """Which sample of the split."""
     split: str = "train"
+    """Which split."""
     stream: Literal["joint", "bone", "motion"] = "joint"
+    """What the joints are taken to."""
     seed: int = 0
     """Another seed, other draws."""
     out: Path = Path("reports")
+    """Folder for the two pictures."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def make(self) -> None:
@@ -58,11 +67,12 @@ class Run:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    data: Path | None = None
-    """Packed dataset; default: the one it was trained on."""
+    data: Annotated[Path | None, default("the one it was trained on")] = None
+    """Packed dataset."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    out: Path | None = None
-    """Default: RUN/report."""
+    """auto: CUDA where there is a GPU."""
+    out: Annotated[Path | None, default("RUN/report")] = None
+    """Folder for the page and its pictures."""
 
     def make(self) -> None:
         need_pictures()
@@ -76,5 +86,29 @@ class Run:
         print(make_report(candidate, self.run, self.out or self.run / "report"))
 
 
+@dataclass(frozen=True)
+class Compare:
+    """One table of runs and protocols."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders that have been evaluated."""
+    format: Annotated[TableFormat | None, default("by the ending of --out, else markdown")] = None
+    """Of the table."""
+    out: Annotated[Path | None, default("the terminal")] = None
+    """File to write, .md, .csv or .tex; must not exist."""
+
+    def make(self) -> None:
+        if not self.runs:
+            raise InputError("no runs to compare: give one or more run folders")
+        new_file(self.out, tuple(ENDINGS))
+        text = WRITERS[self.format or (ENDINGS[self.out.suffix] if self.out else "markdown")](collect(self.runs))
+        if self.out:
+            write_text(self.out, text)
+        print(self.out or text.rstrip())
+
+
+COMMANDS = {"run": Run, "views": Views, "compare": Compare}
+
+
 def main() -> None:
-    tyro.extras.subcommand_cli_from_dict({"run": Run, "views": Views}, description=__doc__).make()
+    choose(COMMANDS, __doc__).make()

@@ -1,12 +1,12 @@
 """From a packed dataset to the paper's table: pretrains three streams, evaluates every protocol, fuses, prints the table.
 
-Run the same command again to continue: whatever is finished is skipped. Runs lie in OUT/{stream}_s{seed}/ (with several
---data folders, one a fold, in OUT/{fold}/{stream}_s{seed}/); a run with the same settings that is put there is taken.
+Run the same command again to continue: whatever is finished is skipped. Runs lie in OUT/{stream}_s{seed}/ (with
+several folders of --data, one a fold, in OUT/{fold}/{stream}_s{seed}/); a run with the same settings put there is taken.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from hiclr_fast.cli.arguments import Counts, Numbers, Words
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.flags import default
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.presets import DATASETS, preset
 from hiclr_fast.reports.plan import Plan
@@ -28,31 +29,39 @@ class Args:
     dataset: str = "ntu60"
     """Name for the table; with ntu60, ntu120 and pku2 the published numbers are printed beside ours."""
     split: str = "xsub"
+    """Name for the table, and of the presets."""
     data: Words = ()
     """Packed datasets, one a fold; none: that of the config or preset, data/ntu60_xsub, data/ucla, ..."""
     encoder: Literal["stgcn", "dsta"] = "stgcn"
-    config: Path | None = None
-    """Pretraining YAML for all streams; none: the presets of {dataset}_{split} (or of {dataset}) and the encoder."""
-    out: Path | None = None
-    """None: runs/{dataset}_{split}_{encoder}."""
+    """Of the presets."""
+    config: Annotated[Path | None, default("the presets of {dataset}_{split} or of {dataset}, and the encoder")] = None
+    """Pretraining YAML for all streams."""
+    out: Annotated[Path | None, default("runs/{dataset}_{split}_{encoder}")] = None
+    """Folder for the runs and the table."""
     seeds: Counts = USUAL["seeds"]
+    """One run a seed and stream."""
     streams: Words = STREAMS
+    """Which streams; all three are fused."""
     protocols: Words = USUAL["protocols"]
-    epochs: int | None = None
-    """Of pretraining; none: the config's."""
+    """Which protocols."""
+    epochs: Annotated[int | None, default("the config's")] = None
+    """Of pretraining."""
     linear_epochs: int = USUAL["linear_epochs"]
-    finetune_epochs: int | None = None
-    """None: official."""
-    semi_epochs: int | None = None
-    """None: official."""
+    """Of the linear protocol."""
+    finetune_epochs: Annotated[int | None, default("official: 70 for stgcn, 80 for dsta")] = None
+    """Of finetune and transfer."""
+    semi_epochs: Annotated[int | None, default("official: 42 for stgcn, 50 for dsta")] = None
+    """Of semi."""
     semi_percent: Numbers = USUAL["semi_percent"]
+    """Of the training labels."""
     semi_repeats: int = USUAL["semi_repeats"]
-    dropout: float | None = None
-    """Of finetune, semi and transfer; none: official."""
-    batch_size: int | None = None
-    """Of finetune, semi and transfer; none: official (64 or 128: one step an epoch on a hundred samples)."""
-    transfer_to: Path | None = None
-    """Packed dataset for the transfer protocol; none: no transfer."""
+    """Subsets a percentage."""
+    dropout: Annotated[float | None, default("official: 0.5 for stgcn, 0 for dsta")] = None
+    """Of finetune, semi and transfer."""
+    batch_size: Annotated[int | None, default("official: 64 for stgcn, 128 for dsta")] = None
+    """Of finetune, semi and transfer; the official ones give one step an epoch on a hundred samples."""
+    transfer_to: Annotated[Path | None, default("no transfer")] = None
+    """Packed dataset for the transfer protocol."""
     amp: bool = False
     """Mixed precision in everything that trains an encoder."""
     smoke: bool = False

@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,78 +19,139 @@ import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.formats.recording import Recording, repaired
+from hiclr_fast.data.labels import name_classes, numbered, numbers
 from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.data.packed.writer import exclusive, write_packed
-from hiclr_fast.data.preprocess import Preprocess, preprocess
-from hiclr_fast.errors import InputError
+from hiclr_fast.data.preprocess import Preprocess, body_size, preprocess_noted
+from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.atomic import write_npz
 from hiclr_fast.skeletons import Layout
 
 CHUNK = 512  # items between two points where an interrupted run continues
-COLUMNS = ("label", "subject", "view", "setup")
+PROBED = 16  # items that are looked at to find out what the coordinates are
+COLUMNS = ("label", "subject", "view", "setup")  # the first two are numbers or names
+Report = list[tuple[str, str, str]]  # (recording, rejected | repaired | filled | cut, reason)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How any raw dataset is converted.
-
-    strict: stop at the first recording that would be rejected or repaired. workers: reading threads (parsing and reading
-    release the GIL); 0: one a core. min_frames: shorter recordings are rejected.
-    """
+    """How any raw dataset is converted."""
 
     strict: bool = False
+    """Stop at the first recording that would be rejected or repaired."""
     workers: int = 0
+    """Reading threads (parsing and reading release the GIL); 0: one a core."""
     min_frames: int = 1
+    """Shorter recordings are rejected."""
 
 
 def _signature(items: Iterable[Any], settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     for item in items:
-        facts = item.stat() if isinstance(item, Path) else None
-        digest.update(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+        try:
+            facts = item.stat() if isinstance(item, Path) else None
+        except OSError:
+            facts = None  # a link to nowhere; reading says so
+        digest.update(os.fsencode(f"{item} {facts and (facts.st_size, facts.st_mtime_ns)}\n"))
     return digest.hexdigest()[:12]
 
 
-def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how: Preprocess, options: Conversion):
-    """([(row, recording)], [(name, what, reason)]) of one item."""
+def _spelled(text: Any) -> str:
+    """With escapes for the bytes of a file name that are no text."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
+def row_of(recording: Recording, layout: Layout, how: Preprocess) -> tuple[np.ndarray, Report]:
+    """(the row (3, T, V, M) float32 that a packed set holds of the recording, what was done to it). InputError where it cannot be
+    used."""
+    frames, mended = repaired(recording)
+    score = None if recording.score is None else np.nan_to_num(recording.score, posinf=0, neginf=0)
+    row, note = preprocess_noted(frames, layout, how, recording.name, score, recording.image)
+    report = [(recording.name, "repaired", mended)] * bool(mended)
+    return row, report + [(recording.name, "filled" if how.gaps == "keep" else "cut", note)] * bool(note)
+
+
+def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how: Preprocess, options: Conversion, flat: bool):
+    """([(row, recording)], report) of one item."""
     kept, report = [], []
     try:
         recordings = read(item)
     except InputError as error:
         if options.strict:
             raise
-        return kept, [(str(item), "rejected", str(error))]
+        return kept, [(_spelled(item), "rejected", _spelled(error))]
     for recording in recordings:
+        name = recording.name
         try:
+            if _spelled(recording.name) != recording.name:
+                raise InputError(f"{_spelled(recording.name)}: the name is no text; rename the file")
             if len(recording.frames) < options.min_frames:
-                raise InputError(f"{recording.name}: {len(recording.frames)} frames, at least {options.min_frames} are wanted")
-            frames, note = repaired(recording)
-            if note and options.strict:
-                raise InputError(f"{recording.name}: {note}; repair the file, or leave out --strict")
-            kept.append((preprocess(frames, layout, how, recording.name), recording))
-            if note:
-                report.append((recording.name, "repaired", note))
+                raise InputError(f"{name}: {len(recording.frames)} frames, at least {options.min_frames} are wanted")
+            if recording.frames.ndim == 4 and (recording.frames.shape[2] == 2) != flat:
+                others = "(x, y)" if flat else "(x, y, z)"
+                raise InputError(f"{name}: shape {recording.frames.shape}, the other recordings are {others}; drop it")
+            row, done = row_of(recording, layout, how)
+            if options.strict and (mended := [what for _, word, what in done if word == "repaired"]):
+                raise InputError(f"{name}: {mended[0]}; repair the file, or leave out --strict")
+            kept.append((row, recording))
+            report += done
         except InputError as error:
             if options.strict:
                 raise
-            report.append((recording.name, "rejected", str(error)))
+            report.append((_spelled(recording.name), "rejected", _spelled(error)))
     return kept, report
+
+
+def probe(items: Sequence[Any], read: Callable[[Any], list[Recording]]) -> tuple[bool, float]:
+    """(whether the recordings are (x, y), median size of their bodies) of a few items."""
+    sizes, flat = [], []
+    for i in np.unique(np.linspace(0, len(items) - 1, min(PROBED, len(items))).astype(int)):
+        try:
+            for recording in read(items[i]):
+                flat.append(recording.frames.ndim == 4 and recording.frames.shape[2] == 2)
+                sizes.append(body_size(np.nan_to_num(recording.frames.astype(np.float64))))
+        except (InputError, ValueError, IndexError):
+            continue  # it is reported when its turn comes
+    sizes = [size for size in sizes if size > 0]
+    return sum(flat) * 2 > len(flat), float(np.median(sizes)) if sizes else 0.0
 
 
 def _save_chunk(done: Path, results: list) -> None:
     """{chunk}.npy with the rows, then {chunk}.npz with their columns: a chunk counts once the second has its name."""
     kept = [pair for rows, _ in results for pair in rows]
     report = [line for _, lines in results for line in lines]
-    columns = {c: np.array([getattr(r, c) for _, r in kept], dtype=np.int64) for c in COLUMNS}
+    columns = {c: np.array([getattr(r, c) for _, r in kept], dtype=np.int64) for c in COLUMNS[2:]}
+    columns |= {c: np.array([str(getattr(r, c)) for _, r in kept], dtype=str) for c in COLUMNS[:2]}
     columns["name"] = np.array([r.name for _, r in kept], dtype=str)
     columns["split"] = np.array([r.split or "" for _, r in kept], dtype=str)
+    columns["size"] = np.array([body_size(x.transpose(1, 2, 0, 3)[:, :, : r.frames.shape[2]]) for x, r in kept], dtype=float)
     columns["report"] = np.array(report, dtype=str).reshape(-1, 3)
     if kept:
-        np.save(done.with_suffix(".npy"), np.stack([x for x, _ in kept]))
-    temporary = done.with_suffix(".tmp.npz")
-    np.savez(temporary, **columns)
-    os.replace(temporary, done)
+        with writing(done):
+            np.save(done.with_suffix(".npy"), np.stack([x for x, _ in kept]))
+    write_npz(done, columns)
+
+
+@contextmanager
+def _work_folder(out: Path, key: str) -> Iterator[Path]:
+    """The folder of the chunks. It goes when the block ends well, and when it fails before a chunk is there; else the message
+    says that it stays."""
+    work = out.parent / f".{out.name}.{key}.work"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield work
+    except BaseException as error:
+        if not any(work.glob("[0-9]*[0-9].npz")):
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        stays = f"what was read stays in {work}, and the same command goes on from there; remove it when it is not wanted"
+        if isinstance(error, InputError):
+            raise InputError(f"{error} ({stays})") from None
+        tqdm.write(f"stopped: {stays}")
+        raise
+    shutil.rmtree(work)
 
 
 def convert(
@@ -104,24 +166,27 @@ def convert(
     classes: Sequence[str] | None,
     source: str,
     depends: Sequence[Path] = (),
-) -> list[tuple[str, str, str]]:
-    """Writes `out` and returns its report: (recording, rejected | repaired, reason) lines.
+    content: str = "",
+) -> Report:
+    """Writes `out` and returns its report.
 
-    items: paths or numbers; read(item): its recordings; depends: other files that `read` looks at; train: columns (label,
-    subject, view, setup, name, split) -> (n,) bool; classes: names, none: 0 to the largest label. Raises InputError where
-    nothing is left, and with `options.strict` on the first bad recording.
+    items: paths or numbers; read(item): its recordings; depends, content: other files, and other facts, that the recordings
+    depend on; train: columns (label, subject, view, setup, name, split) -> (n,) bool; classes: names of labels 0, 1, ...;
+    none: the labels that occur, in order. Raises InputError where nothing is left, and with `options.strict` on the first bad
+    recording.
     """
-    key = _signature(itertools.chain(items, depends), f"{source} {layout.name} {how} {options.min_frames} {CHUNK}")
-    with exclusive(Path(out)) as out:
-        work = out.parent / f".{out.name}.{key}.work"
-        work.mkdir(parents=True, exist_ok=True)
+    flat, size = probe(items, read)
+    how = how.settled(flat, layout, size)
+    how.check(flat, layout)
+    settings = f"{content} {layout.as_dict()} {how} {options.min_frames} {CHUNK}"
+    with exclusive(Path(out)) as out, _work_folder(out, _signature(itertools.chain(items, depends), settings)) as work:
         names = [work / f"{i:06d}.npz" for i in range(-(-len(items) // CHUNK))]
         ready = sum(min(CHUNK, len(items) - i * CHUNK) for i, name in enumerate(names) if name.exists())
         workers = options.workers or os.cpu_count() or 1
         with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), initial=ready, desc="reading", unit="file") as bar:
 
             def one(item: Any):
-                result = _one(item, read, layout, how, options)
+                result = _one(item, read, layout, how, options, flat)
                 bar.update()
                 return result
 
@@ -130,23 +195,28 @@ def convert(
                     _save_chunk(name, list(pool.map(one, items[i * CHUNK : (i + 1) * CHUNK])))
         columns, report, rows = _gather(names, source)
         is_train = train(columns)
+        label, classes = name_classes(columns["label"], classes, source)
+        subject, subjects = numbered(columns["subject"])
         splits = {}
         for split, chosen in (("train", is_train), ("val", ~is_train)):
             index = np.flatnonzero(chosen)
-            values = (columns[c][index] for c in ("label", "name", "subject", "view"))
-            splits[split] = Split(rows.take(index), *values)
+            splits[split] = Split(rows.take(index), label[index], columns["name"][index], subject[index], columns["view"][index])
         if len(splits["val"]) == 0:
             del splits["val"]
-        classes = classes or [str(c) for c in range(int(columns["label"].max()) + 1)]
-        write_packed(out, splits, layout, classes, source=source, preprocessing=how.as_dict(), report=report, locked=True)
-        shutil.rmtree(work)
+        facts = dict(source=source, preprocessing=how.as_dict(), report=report, subjects=subjects)
+        write_packed(out, splits, layout, classes, **facts, space=how.space(flat, _median(columns["size"])), locked=True)
     return report
 
 
-def _gather(names: list[Path], source: str) -> tuple[dict[str, np.ndarray], list[tuple[str, str, str]], Rows]:
+def _median(sizes: np.ndarray) -> float | None:
+    return float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else None
+
+
+def _gather(names: list[Path], source: str) -> tuple[dict[str, np.ndarray], Report, Rows]:
     """Columns of every kept recording, the report and the rows, of all chunks; a name that came before is rejected."""
     chunks = [read_npz(name) for name in names]
-    columns = {c: np.concatenate([chunk[c] for chunk in chunks]) for c in (*COLUMNS, "name", "split")}
+    columns = {c: np.concatenate([chunk[c] for chunk in chunks]) for c in (*COLUMNS, "name", "split", "size")}
+    columns |= {c: numbers(columns[c]) for c in COLUMNS[:2]}
     report = [tuple(line) for chunk in chunks for line in chunk["report"].tolist()]
     if len(columns["name"]) == 0:
         reason = f"; the first reason: {report[0][2]}" if report else ""
@@ -159,7 +229,7 @@ def _gather(names: list[Path], source: str) -> tuple[dict[str, np.ndarray], list
     return {c: values[kept] for c, values in columns.items()}, report, rows.take(kept)
 
 
-def summary(report: Sequence[tuple[str, str, str]]) -> str:
-    """One line: how many recordings were rejected and repaired."""
-    counts = {what: sum(line[1] == what for line in report) for what in ("rejected", "repaired")}
-    return ", ".join(f"{n} {what}" for what, n in counts.items())
+def summary(report: Report) -> str:
+    """One line: how many recordings were rejected, repaired, filled and cut."""
+    counts = {what: sum(line[1] == what for line in report) for what in ("rejected", "repaired", "filled", "cut")}
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n)

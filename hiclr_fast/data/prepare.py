@@ -1,37 +1,49 @@
-"""The commands of `hiclr prepare`: one dataclass a dataset, its fields are the flags."""
+"""The commands of `hiclr prepare` for public datasets: one dataclass a dataset, its fields are the flags. Others: `own.py`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 
-from hiclr_fast.data.convert import Conversion, convert, summary
+from hiclr_fast.data.class_names import NTU120, PKU51
+from hiclr_fast.data.convert import Conversion, Report, convert, summary
 from hiclr_fast.data.formats import ntu, pku, ucla
 from hiclr_fast.data.formats.official import pack_official
 from hiclr_fast.data.formats.pyskl import Annotations
-from hiclr_fast.data.formats.sequences import pack_sequences, train_rows
-from hiclr_fast.data.formats.synthetic import pack_synthetic
+from hiclr_fast.data.formats.recording import Recording
+from hiclr_fast.data.formats.sequences import ALL, train_rows
+from hiclr_fast.data.labels import read_names
 from hiclr_fast.data.packed.dataset import open_packed
-from hiclr_fast.data.packed.leaks import check_dataset
+from hiclr_fast.data.packed.leaks import about_size
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import read_npz
 from hiclr_fast.skeletons import get_layout
 
 Preprocessing = tyro.conf.OmitArgPrefixes[Preprocess]
 Options = tyro.conf.OmitArgPrefixes[Conversion]
 Given = Annotated[Path, tyro.conf.Positional]
+USUAL = Conversion()
+AUTO = Preprocess(rotate="auto", gaps="auto", unit="auto", scale="auto")
 
 
-def tell(out: Path, report: list[tuple[str, str, str]] | None = None) -> None:
-    """What was made, in one or two lines."""
+def tell(out: Path, report: Report = ()) -> None:
+    """What was made, in a few lines."""
     data = open_packed(out)
     sizes = ", ".join(f"{split} {len(s)}" for split, s in data.splits.items())
     print(f"{out}: {sizes} samples of {data.shape}, {len(data.classes)} classes, layout {data.layout.name}")
+    print(about_size(data))
+    without = sum(split.unlabelled for split in data.splits.values())
+    if without:
+        print(f"{without} samples have no label: pretraining does not need them, evaluation does")
     if report:
         print(f"{summary(report)}; reasons in {out / 'report.csv'}")
+
+
+def official(how: Preprocess) -> Preprocess:
+    """For the data of the official chain: metres, and a gap cuts the tail."""
+    return replace(how, gaps="cut" if how.gaps == "auto" else how.gaps, unit="m" if how.unit == "auto" else how.unit)
 
 
 @dataclass(frozen=True)
@@ -40,28 +52,33 @@ class Ntu:
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path
-    split: str
+    split: str = ALL
     """ntu60_xsub, ntu60_xview, ntu120_xsub or ntu120_xset (official lists); or, for other data in this format, subject=1,2 or
-    view=1,2 of the training part, or a file with one training name a line."""
-    preprocess: Preprocessing
-    options: Options
+    view=1,2 of the training part, a file with one training name a line, or all: everything trains."""
+    preprocess: Preprocessing = AUTO
+    options: Options = USUAL
     missing: Path | None = None
     """Text file of sample names to leave out, as the published list of samples with missing skeletons."""
     bodies: Literal["first", "denoised"] = "first"
     """first: the first two bodies of each frame (official chain); denoised: two bodies chosen by length, spread and motion."""
+    classes: Path | None = None
+    """Text file with the name of action A001, A002, ... in each line; none: NTU's names with an official split, else A001, ..."""
 
     def run(self) -> None:
-        official = self.split in ntu.SPLITS
-        actions = ntu.CLASSES[self.split.split("_")[0]] if official else None
+        listed = self.split in ntu.SPLITS
+        actions = ntu.CLASSES[self.split.split("_")[0]] if listed else None
+        names = read_names(self.classes) if self.classes else NTU120[:actions] if listed else None
 
-        def read(path: Path) -> list:
-            recording = ntu.read_ntu(path, self.bodies)
+        def read(path: Path) -> list[Recording]:
+            recording = ntu.read_ntu(path, self.bodies, named=listed)
             if actions and recording.label >= actions:
                 raise InputError(f"{path}: action {recording.label + 1}, {self.split} has {actions}")
+            if names is None and recording.label >= 0:
+                recording = replace(recording, label=f"A{recording.label + 1:03d}")
             return [recording]
 
         def train(columns: dict[str, np.ndarray]) -> np.ndarray:
-            if official:
+            if listed:
                 return ntu.in_training(self.split, *(columns[c] for c in ("subject", "view", "setup")))
             return train_rows(columns, self.split, "the recordings")
 
@@ -70,11 +87,12 @@ class Ntu:
             read,
             self.out,
             get_layout("ntu25"),
-            self.preprocess,
+            official(self.preprocess) if listed else self.preprocess,
             self.options,
             train=train,
-            classes=[f"A{a + 1:03d}" for a in range(actions)] if actions else None,
+            classes=names,
             source=f"ntu {self.split} {self.bodies}",
+            content=f"{actions} {names is None} {self.bodies}",
         )
         tell(self.out, report)
 
@@ -88,8 +106,8 @@ class Pku:
     split: Path
     """The dataset's cross-subject.txt or cross-view.txt."""
     out: Path
-    preprocess: Preprocessing
-    options: Options
+    preprocess: Preprocessing = AUTO
+    options: Options = USUAL
 
     def run(self) -> None:
         splits = pku.read_split(self.split)
@@ -98,10 +116,10 @@ class Pku:
             lambda path: pku.read_pku(path, self.labels, splits),
             self.out,
             get_layout("ntu25"),
-            self.preprocess,
+            official(self.preprocess),
             self.options,
             train=lambda columns: columns["split"] == "train",
-            classes=[str(c + 1) for c in range(pku.CLASSES)],
+            classes=PKU51,
             source=f"pku {self.split.name}",
             depends=[self.split, *sorted(self.labels.glob("*.txt"))],
         )
@@ -114,10 +132,10 @@ class Ucla:
 
     folder: Given
     out: Path
-    preprocess: Preprocessing
-    options: Options
+    preprocess: Preprocessing = AUTO
+    options: Options = USUAL
     split: str = "view=1,2"
-    """view=1,2 (official) or subject=1,3,5,7,9 or a file with one training name a line."""
+    """view=1,2 (official), subject=1,3,5,7,9, a file with one training name a line, or all."""
 
     def run(self) -> None:
         report = convert(
@@ -136,31 +154,35 @@ class Ucla:
 
 @dataclass(frozen=True)
 class Pyskl:
-    """The annotation pickle of pyskl with 3D skeletons."""
+    """The annotation pickle of pyskl, with skeletons in space or poses in images (HRNet)."""
 
     file: Given
     out: Path
-    preprocess: Preprocessing
-    options: Options
-    train: str = "xsub_train"
-    val: str = "xsub_val"
-    """Names of the two splits inside the pickle."""
-    layout: str = "ntu25"
+    preprocess: Preprocessing = AUTO
+    options: Options = USUAL
+    train: str | None = "xsub_train"
+    """Name of a split inside the pickle; None: every annotation trains."""
+    val: str | None = "xsub_val"
+    """Name of another; None: no validation."""
+    layout: str | None = None
+    """Name of a known layout, or a .json file; none: by the number of joints."""
+    classes: Path | None = None
+    """Text file with the name of class 0, 1, ... in each line; none: the numbers that occur."""
 
     def run(self) -> None:
-        layout = get_layout(self.layout)
-        annotations = Annotations(self.file, self.train, self.val, layout.num_joints)
+        annotations = Annotations(self.file, self.train, self.val if self.train else None)
         report = convert(
             range(len(annotations)),
             annotations.read,
             self.out,
-            layout,
+            get_layout(self.layout or annotations.layout_name()),
             self.preprocess,
             self.options,
             train=lambda columns: columns["split"] == "train",
-            classes=None,
+            classes=read_names(self.classes) if self.classes else None,
             source=f"pyskl {self.file.name} {self.train} {self.val}",
             depends=[self.file],
+            content=f"{self.train} {self.val}",
         )
         tell(self.out, report)
 
@@ -170,74 +192,21 @@ class Official:
     """The *_position.npy and *_label.pkl that users of HiCLR, AimCLR and CrosSCLR already have."""
 
     data: Path
-    labels: Path
     out: Path
+    labels: Path | None = None
+    """None: no sample has a label."""
     val_data: Path | None = None
     val_labels: Path | None = None
     layout: str = "ntu25"
+    classes: Path | None = None
+    """Text file with the name of class 0, 1, ... in each line; none: their numbers."""
 
     def run(self) -> None:
         files = {"train": (self.data, self.labels)}
-        if (self.val_data is None) != (self.val_labels is None):
-            raise InputError("--val-data and --val-labels belong together; give both or neither")
+        if self.val_data is None and self.val_labels is not None:
+            raise InputError("--val-labels belongs to --val-data; give both or neither")
         if self.val_data is not None:
             files["val"] = (self.val_data, self.val_labels)
-        pack_official(self.out, files, get_layout(self.layout))
+        names = read_names(self.classes) if self.classes else ()
+        pack_official(self.out, files, get_layout(self.layout), names)
         tell(self.out)
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Any dataset as ragged sequences in one .npz (hiclr_fast/data/sequences.py documents the arrays)."""
-
-    file: Given
-    out: Path
-    train_by: str
-    """subject=1,3,5 or view=1,2 or a file with one training name a line; the rest is validation."""
-    preprocess: Preprocessing
-    drop_duplicates: bool = False
-    """Drops sequences whose frames equal an earlier one's exactly."""
-
-    def run(self) -> None:
-        pack_sequences(
-            read_npz(self.file),
-            self.out,
-            self.preprocess,
-            train=lambda arrays: train_rows(arrays, self.train_by, str(self.file)),
-            drop_duplicates=self.drop_duplicates,
-            source=self.file.name,
-        )
-        tell(self.out)
-
-
-@dataclass(frozen=True)
-class Synthetic:
-    """Parametric 25-joint actors; needs no download."""
-
-    preprocess: Preprocessing
-    out: Path = Path("data/synthetic")
-    subjects: int = 12
-    repeats: int = 3
-    views: int = 2
-    two_person: bool = False
-    """Adds two-person classes; every sample then has two bodies, the second mostly absent."""
-    seed: int = 0
-
-    def run(self) -> None:
-        sizes = dict(subjects=self.subjects, repeats=self.repeats, views=self.views)
-        if min(sizes.values()) < 1 or self.subjects < 3:
-            raise InputError(f"synthetic {sizes}: expected at least 3 subjects, 1 repeat and 1 view")
-        pack_synthetic(self.out, self.preprocess, **sizes, two_person=self.two_person, seed=self.seed)
-        tell(self.out)
-
-
-@dataclass(frozen=True)
-class Check:
-    """Verifies a packed dataset: checksums, values, class balance, subjects and views in both splits, exact duplicates."""
-
-    folder: Given
-    picture: Path | None = None
-    """PNG to draw: the first training sample of every class."""
-
-    def run(self) -> int:
-        return check_dataset(self.folder, self.picture)

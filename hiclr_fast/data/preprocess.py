@@ -1,67 +1,106 @@
 """One raw recording -> one network input: relative coordinates, a fixed number of frames, shoulders turned to the x axis.
 
-Order and constants: official preprocess_ntu (relative, resize, rotate), checked against its recorded outputs.
+Order and constants: official preprocess_ntu (relative, resize, rotate), checked against its recorded outputs. Poses in an image
+(x, y[, score]) go the same way; instead of being turned they are scaled by the image or by the body.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from hiclr_fast.data.gaps import fill_gaps, leading_frames, present
 from hiclr_fast.errors import InputError
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.files.settings import update
+from hiclr_fast.skeletons import Layout, Space
+
+PER_METRE = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a recording becomes an input. The defaults are the official chain.
-
-    frames: T of the result.
-    center: `frame` subtracts the centre joint of the same frame and body (official: where the body goes is lost);
-        `first` subtracts the first body's centre joint of the first frame (the path, and the distance between two
-        people, stay).
-    rotate: `frame` turns every frame so that the shoulder line lies along x (official); `first` turns the whole
-        sequence by the first frame's angle; `none` leaves the camera's orientation.
-    gaps: `cut` keeps as many leading frames as the first body has non-zero frames (official: a gap cuts the tail);
-        `keep` interpolates gaps between a body's first and last non-zero frame.
-    """
+    """How a recording becomes an input."""
 
     frames: int = 50
-    center: Literal["frame", "first"] = "frame"
-    rotate: Literal["frame", "first", "none"] = "frame"
-    gaps: Literal["cut", "keep"] = "cut"
+    """T of the result."""
+    center: Literal["frame", "first", "none"] = "frame"
+    """frame: relative to the centre joint of the same frame and body (official: where the body goes is lost); first: to the first
+    body's centre joint in the first frame (the path, and the distance between two people, stay); none: as they are."""
+    rotate: Literal["frame", "first", "none", "auto"] = "frame"
+    """frame: every frame is turned so that the shoulder line lies along x (official); first: the whole sequence by the first
+    frame's angle; none: as the camera saw it; auto: frame, or none in a plane and for layouts without shoulders."""
+    gaps: Literal["cut", "keep", "auto"] = "cut"
+    """cut: as many leading frames as the first body has frames (official: a gap cuts the tail); keep: what is missing is
+    interpolated and listed in report.csv; auto: cut for the official splits of NTU RGB+D and PKU-MMD, else keep."""
+    unit: Literal["m", "cm", "mm", "auto"] = "m"
+    """Of the recordings' coordinates in space; auto: found by the size of the bodies."""
+    scale: Literal["metres", "body", "image", "auto"] = "metres"
+    """metres: coordinates in space as they are; body: the body's size becomes 1; image: half of the image's longer side
+    becomes 1, its middle 0; auto: metres in space, body in a plane."""
+    third: Literal["zero", "score"] = "zero"
+    """In a plane, what the third channel holds."""
+    min_score: float = 0.3
+    """Joints with a lower score are taken as missing (gaps: keep)."""
+    image: tuple[float, float] | None = None
+    """Width and height of the image in pixels, for recordings that do not say (scale: image)."""
 
     def as_dict(self) -> dict:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any], where: str) -> "Preprocess":
+        """What a packed set says of its preprocessing; what it does not say is as in the official chain."""
+        return update(cls(), {name: value for name, value in said.items() if name != "chain"}, where)
 
-def present(x: np.ndarray) -> np.ndarray:
-    """(F, M) bool: joint 0 of the body is not exactly (0, 0, 0). x: (F, V, 3, M)."""
-    return (x[:, 0] != 0).any(axis=1)
+    def space(self, flat: bool, size: float | None = None) -> Space:
+        """What the coordinates of the results are."""
+        return Space("m" if self.scale == "metres" else self.scale, self.third if flat else "depth", size)
+
+    def settled(self, flat: bool, layout: Layout, size: float) -> "Preprocess":
+        """The same with every `auto` decided. flat: the recordings are (x, y); size: of their bodies, see `body_size`."""
+        rotate = "none" if flat or not layout.has_shoulders else "frame"
+        found = dict(rotate=rotate, gaps="keep", unit="m" if flat else unit_of(size), scale="body" if flat else "metres")
+        return replace(self, **{name: value for name, value in found.items() if getattr(self, name) == "auto"})
+
+    def check(self, flat: bool, layout: Layout) -> None:
+        """InputError where the settings do not go with such recordings. flat: they are (x, y)."""
+        if "auto" in (self.rotate, self.gaps, self.unit, self.scale):
+            raise ValueError(f"{self}: nothing may be left at auto here; see `settled`")
+        if self.frames < 1:
+            raise InputError(f"--frames {self.frames}: expected at least 1")
+        if flat and (self.rotate != "none" or self.scale == "metres"):
+            bad, instead = ("rotate", "none") if self.rotate != "none" else ("scale", "body or image")
+            raise InputError(f"--{bad} {getattr(self, bad)}: the recordings are (x, y) in a plane; use --{bad} {instead}")
+        if not flat and self.scale == "image":
+            raise InputError("--scale image: the recordings are (x, y, z) in space; use --scale metres or body")
+        if self.rotate != "none" and not layout.has_shoulders:
+            raise InputError(f"layout {layout.name} has no `shoulders` for rotation; add them (right, left) or use --rotate none")
+        if self.scale == "body" and self.center == "none":
+            raise InputError("--scale body needs a point that coordinates are relative to; use --center frame or first")
+        if not flat and self.third == "score":
+            raise InputError("--third score: the recordings are (x, y, z) in space, their third channel is z; leave it out")
 
 
-def fill_gaps(x: np.ndarray) -> np.ndarray:
-    """Linear interpolation of missing frames inside each body's span; cut to the first body's span. x: (F, V, 3, M)."""
-    x, there = x.copy(), present(x)
-    for body in range(x.shape[3]):
-        at = np.flatnonzero(there[:, body])
-        if len(at) > 1:
-            missing = np.setdiff1d(np.arange(at[0], at[-1] + 1), at)
-            after = np.searchsorted(at, missing)
-            a, b = at[after - 1], at[after]
-            w = ((missing - a) / (b - a))[:, None, None]
-            x[missing, ..., body] = (1 - w) * x[a, ..., body] + w * x[b, ..., body]
-    at = np.flatnonzero(there[:, 0])
-    return x[at[0] : at[-1] + 1] if len(at) else x[:0]
+def body_size(x: np.ndarray) -> float:
+    """The size of the first body: the longest side of the box around its joints, median over the frames that have it; 0 where
+    there are none. x: (F, V, C, M)."""
+    frames = x[present(x)[:, 0], ..., 0]
+    return float(np.median((frames.max(axis=1) - frames.min(axis=1)).max(axis=1))) if len(frames) else 0.0
+
+
+def unit_of(size: float) -> Literal["m", "cm", "mm"]:
+    """The unit in which a person is so large: people measure 0.4 to 3 m."""
+    return "m" if size < 11 else "cm" if size < 350 else "mm"
 
 
 def resize_frames(x: np.ndarray, frames: int) -> np.ndarray:
     """Linear interpolation along frames as cv2.resize INTER_LINEAR does it: source (i + 0.5) * F / T - 0.5, clamped,
-    no smoothing. x: (F, V, 3, M) -> (T, V, 3, M) float64."""
+    no smoothing. x: (F, ...) -> (T, ...) float64."""
     source = np.clip((np.arange(frames) + 0.5) * len(x) / frames - 0.5, 0, len(x) - 1)
     low = np.floor(source).astype(int)
     high = np.minimum(low + 1, len(x) - 1)
-    weight = (source - low)[:, None, None, None]
+    weight = (source - low).reshape(-1, *[1] * (x.ndim - 1))
     return x[low] * (1 - weight) + x[high] * weight
 
 
@@ -81,25 +120,86 @@ def turn(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
     return np.stack([c * x[:, :, 0] - s * x[:, :, 2], x[:, :, 1], s * x[:, :, 0] + c * x[:, :, 2]], axis=2)
 
 
-def preprocess(x: np.ndarray, layout: Layout, how: Preprocess, where: str = "sequence") -> np.ndarray:
-    """(F, V, 3, M) metres, absent bodies zero -> (3, T, V, M) float32.
+def scaled(x: np.ndarray, how: Preprocess, image: tuple[float, float] | None, where: str) -> np.ndarray:
+    """Coordinates in the unit of the result, y up. x: (F, V, C, M) float64; absent bodies stay zero."""
+    there = present(x)[:, None, None]
+    if how.unit != "m" and x.shape[2] == 3:
+        x = x * PER_METRE[how.unit]
+    if how.scale == "image":
+        size = image or how.image
+        if size is None or not min(size) > 0:
+            raise InputError(f"{where}: the size of its image is not known; give --image WIDTH HEIGHT, or use --scale body")
+        x = (x - np.array(size).reshape(2, 1) / 2) / (max(size) / 2)
+    elif how.scale == "body":
+        size = body_size(x)
+        if not size > 0:
+            raise InputError(f"{where}: all joints lie in one point, so the body has no size; drop this sequence")
+        x = x / size
+    if x.shape[2] == 2:
+        x = x * np.array([[1.0], [-1.0]])  # images count rows from above
+    return np.where(there, x, 0)
 
-    Raises InputError, naming `where`, on a wrong shape, NaN or Inf, or when the first body never appears.
+
+def checked(x: np.ndarray, layout: Layout, score: np.ndarray | None, where: str) -> None:
+    if x.ndim != 4 or x.shape[1] != layout.num_joints or x.shape[2] not in (2, 3):
+        raise InputError(f"{where}: shape {x.shape}, expected (frames, {layout.num_joints} joints, 2 or 3, bodies)")
+    if score is not None and score.shape != (len(x), x.shape[1], x.shape[3]):
+        raise InputError(f"{where}: scores {score.shape}, expected (frames, {layout.num_joints} joints, bodies) as of {x.shape}")
+    for values in (x, score):
+        if values is not None and not np.isfinite(values).all():
+            frame = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise InputError(f"{where}: NaN or Inf at frame {frame}; repair or drop this sequence")
+
+
+def preprocess(
+    x: np.ndarray,
+    layout: Layout,
+    how: Preprocess,
+    where: str = "sequence",
+    score: np.ndarray | None = None,
+    image: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """`preprocess_noted` without what was done about gaps."""
+    return preprocess_noted(x, layout, how, where, score, image)[0]
+
+
+def preprocess_noted(
+    x: np.ndarray,
+    layout: Layout,
+    how: Preprocess,
+    where: str = "sequence",
+    score: np.ndarray | None = None,
+    image: tuple[float, float] | None = None,
+) -> tuple[np.ndarray, str]:
+    """((3, T, V, M) float32, what was done about gaps; empty: nothing).
+
+    x: (F, V, 3, M) in `how.unit`, or (F, V, 2, M) pixels, y down; absent bodies zero. score: (F, V, M) of the detection. image:
+    its width and height. Raises InputError, naming `where`, on a wrong shape, NaN or Inf, settings that do not go with such
+    coordinates, or when the first body never appears.
     """
-    if x.ndim != 4 or x.shape[1] != layout.num_joints or x.shape[2] != 3:
-        raise InputError(f"{where}: shape {x.shape}, expected (frames, {layout.num_joints} joints, 3, bodies)")
-    if not np.isfinite(x).all():
-        frame = int(np.argwhere(~np.isfinite(x))[0][0])
-        raise InputError(f"{where}: NaN or Inf at frame {frame}; repair or drop this sequence")
-    x = x.astype(np.float64)
-    x = fill_gaps(x) if how.gaps == "keep" else x[: int(present(x)[:, 0].sum())]
+    checked(x, layout, score, where)
+    flat = x.shape[2] == 2
+    how.check(flat, layout)
+    x, score, note = x.astype(np.float64), None if score is None else score.astype(np.float64), ""
+    if how.gaps == "keep":
+        x, score, note = fill_gaps(x, layout, score, how.min_score)
+    elif (kept := leading_frames(x)) < len(x):
+        note = f"{len(x) - kept} of {len(x)} frames have no first body: the first {kept} frames are kept"
+        x, score = x[:kept], None if score is None else score[:kept]
     if len(x) == 0:
         raise InputError(f"{where}: the first body is zero in every frame; drop this sequence")
+    if flat or how.scale != "metres" or how.unit != "m":
+        x = scaled(x, how, image, where)
+    there = present(x)
     if how.center == "frame":
         x = x - x[:, layout.center : layout.center + 1]
-    else:
-        x = np.where(present(x)[:, None, None], x - x[:1, layout.center : layout.center + 1, :, :1], 0)
+    elif how.center == "first":
+        x = np.where(there[:, None, None], x - x[:1, layout.center : layout.center + 1, :, :1], 0)
     x = resize_frames(x, how.frames).astype(np.float32).astype(np.float64)
-    if how.rotate != "none":
+    if flat:
+        seen = there[:, None] * (1.0 if score is None else score) if how.third == "score" else np.zeros((len(there), 1, 1))
+        third = np.broadcast_to(resize_frames(seen, how.frames), (how.frames, x.shape[1], x.shape[3]))
+        x = np.concatenate([x, third[:, :, None]], axis=2)
+    elif how.rotate != "none":
         x = turn(x, rotation_angles(x, layout.shoulders, how.rotate))
-    return np.ascontiguousarray(x.transpose(2, 0, 1, 3), dtype=np.float32)
+    return np.ascontiguousarray(x.transpose(2, 0, 1, 3), dtype=np.float32), note

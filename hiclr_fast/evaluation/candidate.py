@@ -1,6 +1,8 @@
 """What is evaluated: a pretrained encoder, the encoder as its run began, or the coordinates themselves; and on what data."""
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from hiclr_kernels.augment.reference import Stream
 from torch import nn
 
+from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
@@ -19,13 +22,17 @@ from hiclr_fast.evaluation.features import (
     Features,
     cached_features,
     check_finite,
+    check_statistics,
     extract,
     raw_features,
     recalibrate,
 )
+from hiclr_fast.evaluation.metrics import class_accuracy
 from hiclr_fast.evaluation.readout import OWN, Readout
-from hiclr_fast.evaluation.results import Outcome, print_row, read_results, result_key, write_results
+from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.lock import Lock
+from hiclr_fast.inference.classifier import CLASSIFIER, save_classifier
 from hiclr_fast.machine import environment
 from hiclr_fast.models.build import build_encoder, initial_encoder
 from hiclr_fast.models.load import Format, Weights, check_fits, load_weights
@@ -35,6 +42,9 @@ Origin = Literal["pretrained", "random", "raw"]
 
 def train_val(data: Packed) -> tuple[Split, Split]:
     """The two splits; InputError when one is absent or a validation class has no training sample."""
+    if not data.labelled:
+        count = sum(split.unlabelled for split in data.splits.values())
+        raise InputError(f"{data.path}: {count} samples have no label; evaluation needs labels, prepare the set with them")
     missing = {"train", "val"} - set(data.splits)
     if missing:
         raise InputError(f"{data.path} has no {min(missing)} split; the protocol needs train and val")
@@ -71,10 +81,12 @@ class Candidate:
     no_graph: bool = False
 
     def __post_init__(self):
-        theirs = self.weights.config.layout
-        if theirs not in (None, self.data.layout.name):
+        theirs, contract = self.weights.config.layout, self.weights.contract
+        if contract is not None:
+            contract.check_layout(self.data.layout, str(self.data.path), str(self.checkpoint))
+        elif theirs not in (None, self.data.layout.name):
             raise InputError(
-                f"{self.checkpoint} was pretrained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
+                f"{self.checkpoint} was trained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "
                 "of an encoder belongs to its joints: pretrain on that layout, or prepare the data with the same joints"
             )
         check_fits(self.weights.encoder, self.data, str(self.checkpoint))
@@ -111,14 +123,33 @@ class Candidate:
         if self.origin == "raw":
             both = tuple(raw_features(split, self.data.layout, self.stream) for split in (train, val))
         else:
-            encoder = self.encoder().to(self.device, memory_format=torch.channels_last)
-            self.readout.set(encoder, self.data.layout)
-            if self.recalibrate:
-                recalibrate(encoder, train, self.data.layout, self.stream, self.device)
             place = self.data.layout, self.stream, self.device
+            encoder = self.frozen()
             both = tuple(extract(encoder, split, *place, dtype=self.feature_dtype) for split in (train, val))
+            check_statistics(encoder, f"{self.data.path}, {self.origin}")
         check_finite(both, f"{self.data.path}, {self.origin}")
         return both
+
+    def frozen(self) -> nn.Module:
+        """The encoder whose `features` they are, in eval mode on the device."""
+        encoder = copy.deepcopy(self.weights.encoder) if self.origin == "pretrained" else self.encoder()
+        encoder.to(self.device, memory_format=torch.channels_last)
+        self.readout.set(encoder, self.data.layout)
+        if self.recalibrate:
+            recalibrate(encoder, self.data["train"], self.data.layout, self.stream, self.device)
+        return encoder.eval()
+
+    def keep_classifier(self, encoder: nn.Module, head: nn.Linear, folder: Path, key: str) -> tuple[str, ...]:
+        """classifier.safetensors in a result folder: the network that predicted, to be used on other recordings. Its name, as
+        one of the result's parts."""
+        if self.ranks.rank > 0:
+            return ()
+        config = replace(self.weights.config, layout=self.data.layout.name, stream=self.stream)
+        facts = {"protocol": folder.relative_to(self.folder).as_posix(), "key": key, "checkpoint_sha256": self.weights.sha256}
+        contract = Contract.of(self.data, self.stream)
+        if self.ranks.rank == 0:
+            save_classifier(folder / CLASSIFIER, encoder, head, config, contract, self.data.classes, facts)
+        return (CLASSIFIER,)
 
     def encoder(self, **config) -> nn.Module:
         """A new encoder with the candidate's weights. config: settings that replace those of the run (dropout)."""
@@ -173,8 +204,8 @@ class Candidate:
         """Runs compute(candidate, settings, folder, key), writes results.json and scores.npz, prints a row.
 
         skip_finished: a finished result of the same checkpoint, data and settings is returned as it is. A result on other
-        data, or of another checkpoint beside this one, is not overwritten: InputError. Rank 0 writes and prints; all return
-        what it wrote.
+        data or of other weights is not overwritten, and no two processes work in one folder: InputError. Rank 0 writes and
+        prints; all return what it wrote.
         """
         settings = settings.official(self.kind)
         settings.check()
@@ -182,17 +213,23 @@ class Candidate:
         folder = self.folder.joinpath(self.name_of(head), *rest)
         facts = {"protocol": protocol, "settings": asdict(settings), **self.facts()}
         key = result_key({name: value for name, value in facts.items() if name not in ("checkpoint", "data")})
-        found = read_results(folder)
-        if found is not None:
-            self._may_replace(found, folder)
+        found = finished(folder, key) if skip_finished else None
+        if found is None:
+            may_replace(folder, facts)
         first = self.ranks.rank == 0
         self.ranks.wait()  # until all have looked
-        if found is None or found.get("key") != key or not skip_finished:
-            outcome = compute(self, settings, folder, key) if first or settings.shared else None
-            if first:
-                found = write_results(folder, {**facts, "key": key, "environment": environment(self.device)}, outcome)
-            self.ranks.wait()
-            found = found if first else read_results(folder)
+        if found is None:
+            with Lock(folder) if first else nullcontext():
+                if first:
+                    may_replace(folder, facts)  # another process may have been here meanwhile
+                about = {**facts, "key": key, "environment": environment(self.device), "classes": list(self.data.classes)}
+                outcome = compute(self, settings, folder, key) if first or settings.shared else None
+                if first:
+                    if "scores" in outcome.samples:
+                        about |= class_accuracy(outcome.samples["scores"], outcome.label, self.data.classes)
+                    found = write_results(folder, about, outcome)
+                self.ranks.wait()
+                found = found if first else read_results(folder)
         if first and not quiet:
             print_row(protocol, f"{self.stream}, {self.origin}", found["percent"])
         return found
@@ -202,9 +239,3 @@ class Candidate:
         found = read_results(self.folder / self.name_of(protocol))
         same = found is not None and all(found.get(name) == self.facts()[name] for name in ("checkpoint_sha256", "data_checksum"))
         return found if same else None
-
-    def _may_replace(self, found: dict[str, Any], folder: Path) -> None:
-        mine = self.facts()
-        for content, name, file in (("data_checksum", "data", "dataset"), ("checkpoint_sha256", "checkpoint", "checkpoint")):
-            if found.get(content) != mine[content] and Path(found.get(name, "")).name != Path(mine[name]).name:
-                raise InputError(f"{folder} holds results of another {file}, {found.get(name)}; give another folder with --out")

@@ -16,14 +16,16 @@ from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.classifier_step import ClassifierStep
+from hiclr_fast.evaluation.features import check_statistics
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.schedule import FinetuneConfig, finetune_rate
 from hiclr_fast.files.tensors import load_checkpoint, save_tensors
 from hiclr_fast.models.layers import synchronise
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
 from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.precision import exact
 from hiclr_fast.training.readback import Readback
+from hiclr_fast.training.state import check_count, check_like, load_momenta
 
 EVAL_EVERY = 5  # official eval_interval
 EVAL_BATCH = 256
@@ -64,6 +66,7 @@ class Training:
         device: torch.device,
         ranks: Ranks = ALONE,
         graph: bool = True,
+        space: Space = METRES,
     ):
         self.val, self.layout, self.stream, self.config, self.device = val, layout, stream, config, device
         self.ranks, self.length = ranks, len(train)
@@ -74,7 +77,7 @@ class Training:
         torch.manual_seed(config.seed)
         self.model = Classifier(encoder, self._stream(x[:1].cpu()), classes).to(device, memory_format=torch.channels_last)
         synchronise(self.model, ranks)
-        self.step = ClassifierStep(self.model, x, y, layout, stream, config, ranks)
+        self.step = ClassifierStep(self.model, x, y, layout, stream, config, ranks, space)
         self.do_step = GraphedStep(self.step) if graph and device.type == "cuda" else self.step
         self.epoch, self.losses, self.best = 0, [], (-1.0, 0)  # epochs done; best on test: (top-1, epoch)
 
@@ -114,13 +117,18 @@ class Training:
             x = torch.from_numpy(self.val.x[start : start + EVAL_BATCH]).to(self.device)
             with exact():
                 parts.append(self.model(self._stream(x)).float().cpu())
-        return torch.cat(parts).numpy()
+        found = torch.cat(parts).numpy()
+        where = f"epoch {self.epoch}"
+        if not np.isfinite(found).all():
+            raise InputError(f"{where}: scores became NaN or Inf; the state before it is kept. Lower --lr, or check the data")
+        check_statistics(self.model, where)
+        return found
 
     def run(self, state: Path, key: str) -> np.ndarray:
         """Trains to the last epoch and returns its scores. state: file of the unfinished training, written
         every epoch, continued when its key is the same."""
         if state.is_file():
-            self._restore(load_checkpoint(state), key)
+            self._restore(load_checkpoint(state), key, str(state))
         self.ranks.wait()  # until all have read it
         try:
             return self._epochs(state, key)
@@ -155,12 +163,23 @@ class Training:
             "config": {"key": key},
         }
 
-    def _restore(self, state: dict[str, Any], key: str) -> None:
+    def _restore(self, state: dict[str, Any], key: str, where: str) -> None:
+        """Continues from a state of the same weights, data and settings; InputError, and nothing changed, where it is damaged."""
         if state["config"].get("key") != key:
-            return  # of other weights, data or settings
+            return
+        own = self._state(key)
+        missing = set(own) - set(state)
+        if missing:
+            raise InputError(f"{where} holds no {min(missing)}; remove it to train anew")
+        epoch = check_count(state["epoch"], 0, self.config.epochs, f"{where} epoch")
+        check_like(state["losses"], [0.0] * epoch, f"{where} losses")
+        check_like(state["best"], [0.0, 0], f"{where} best")
+        check_like(state["model"], own["model"], f"{where} model")
+        rng = state["rng"] if isinstance(state["rng"], list) else []
+        check_like(rng, [*own["rng"]][: max(1, len(rng))], f"{where} rng")  # of one device, or of CPU and CUDA
+        load_momenta(self.step.optimizer, state["optimizer"], where)
         self.model.load_state_dict(state["model"])
-        self.step.load_optimizer(state["optimizer"])
-        self.epoch, self.losses, self.best = state["epoch"], state["losses"], tuple(state["best"])
-        torch.set_rng_state(state["rng"][0])
-        if self.device.type == "cuda" and len(state["rng"]) > 1:
-            torch.cuda.set_rng_state(state["rng"][1], self.device)
+        self.epoch, self.losses, self.best = epoch, list(state["losses"]), tuple(state["best"])
+        torch.set_rng_state(rng[0])
+        if len(rng) > 1:
+            torch.cuda.set_rng_state(rng[1], self.device)

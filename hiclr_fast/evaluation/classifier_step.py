@@ -4,7 +4,6 @@ All it changes lies in tensors with fixed addresses, so that the same step can b
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.evaluation.schedule import FinetuneConfig
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
 from hiclr_fast.training.optimizer import MOMENTUM, make_sgd
 from hiclr_fast.training.precision import autocast
 from hiclr_fast.views.augment import AugmentConfig, make_views
@@ -27,9 +26,18 @@ class ClassifierStep:
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, layout: Layout, stream: Stream, config: FinetuneConfig, ranks: Ranks = ALONE
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        layout: Layout,
+        stream: Stream,
+        config: FinetuneConfig,
+        ranks: Ranks = ALONE,
+        space: Space = METRES,
     ):
         self.model, self.x, self.y, self.layout, self.stream, self.config, self.ranks = model, x, y, layout, stream, config, ranks
+        self.space = space
         device = x.device
         self.lr = torch.full((), config.lr, device=device)
         self.number = torch.zeros((), dtype=torch.int64, device=device)
@@ -65,17 +73,10 @@ class ClassifierStep:
         """The batch. ids: keys of the draws, so that a sample that is in a batch twice is seen in two ways."""
         if not self.config.augment:
             return to_stream(self.x[rows], self.stream, self.layout.parents)
-        draw = dict(seed=self.config.seed, step=self.number, stream=self.stream)
+        draw = dict(seed=self.config.seed, step=self.number, stream=self.stream, space=self.space)
         return make_views(self.x, rows, ids, ("basic",), AugmentConfig(), self.layout, **draw)[0]
 
     def state_tensors(self) -> Sequence[Tensor]:
         """Every tensor that a step changes."""
         momenta = [state["momentum_buffer"] for state in self.optimizer.state.values()]
         return [*self.model.parameters(), *self.model.buffers(), *momenta, self.total]
-
-    def load_optimizer(self, state: dict[str, Any]) -> None:
-        """From `optimizer.state_dict()` of any device: the momenta are taken over, the implementation stays this device's."""
-        own = [{name: group[name] for name in ("foreach", "fused")} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state)
-        for group, mine in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(mine)

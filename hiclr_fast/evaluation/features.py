@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import InputError, writing
 from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.files.archives import read_npz
-from hiclr_fast.files.atomic import replacing
+from hiclr_fast.files.atomic import write_npz
+from hiclr_fast.inference.encoder import pooled
+from hiclr_fast.inference.rows import BATCH
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.load import Weights, check_fits
 from hiclr_fast.skeletons import Layout
-from hiclr_fast.training.precision import autocast, exact
+from hiclr_fast.training.precision import exact
 
-BATCH = 256
 FeatureDtype = Literal["float32", "bf16"]
 
 
@@ -36,7 +38,6 @@ class Features:
     name: np.ndarray
 
 
-@torch.no_grad()
 def extract(
     encoder: Encoder,
     split: Split,
@@ -51,13 +52,10 @@ def extract(
     rows: its x, where the device has it already. dtype: bf16 runs the encoder under bfloat16 autocast.
     """
     encoder.eval()
-    parts = []
+    x, parts = split.x if rows is None else rows, []
     for start in tqdm(range(0, len(split), BATCH), desc="features", unit="batch", leave=False, disable=len(split) < 2048):
-        part = slice(start, start + BATCH)
-        x = torch.from_numpy(split.x[part]).to(device) if rows is None else rows[part]
-        with exact(), autocast(device, dtype == "bf16"):
-            parts.append(encoder.features(to_stream(x, stream, layout.parents)).float().cpu())
-    return Features(torch.cat(parts).numpy(), split.label, split.name)
+        parts.append(pooled(encoder, x[start : start + BATCH], layout, stream, device, half=dtype == "bf16"))
+    return Features(np.concatenate(parts), split.label, split.name)
 
 
 @torch.no_grad()
@@ -95,6 +93,28 @@ def check_finite(found: Iterable[Features], where: str) -> None:
             )
 
 
+def check_statistics(model: nn.Module, where: str) -> None:
+    """InputError where a weight or a batch-norm statistic is NaN or Inf: with an infinite variance features are finite, and
+    say nothing."""
+    for name, x in model.state_dict().items():
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise InputError(f"{where}: {name} holds NaN or Inf; take weights from before that, and check the data")
+
+
+def _from_cache(cache: Path, data: Packed) -> dict[str, Features]:
+    """InputError where it is damaged, or not of that data."""
+    file, found = read_npz(cache), {}
+    for name, split in data.splits.items():
+        one = Features(*(file.get(f"{name}/{column}") for column in ("features", "label", "name")))
+        rows = one.feature is not None and one.feature.dtype == np.float32 and one.feature.ndim == 2
+        same = np.array_equal(one.label, split.label) and np.array_equal(one.name, split.name)
+        if not (rows and same and len(one.feature) == len(split)):
+            raise InputError(f"{cache}: not the features of {data.path}")
+        found[name] = one
+    check_finite(found.values(), str(cache))
+    return found
+
+
 def cached_features(
     weights: Weights,
     data: Packed,
@@ -117,9 +137,8 @@ def cached_features(
     cache = weights.path.parent / "features" / f"{key}.npz"
     if cache.is_file():
         try:
-            file = read_npz(cache)
-            return {s: Features(file[f"{s}/features"], file[f"{s}/label"], file[f"{s}/name"]) for s in data.splits}
-        except (InputError, KeyError) as error:
+            return _from_cache(cache, data)
+        except InputError as error:
             tqdm.write(f"note: {error}; the features are extracted again")
     encoder = copy.deepcopy(weights.encoder).to(device, memory_format=torch.channels_last)
     readout.set(encoder, data.layout)
@@ -127,18 +146,28 @@ def cached_features(
         recalibrate(encoder, data["train"], data.layout, stream, device)
     features = {s: extract(encoder, split, data.layout, stream, device, dtype=dtype) for s, split in data.splits.items()}
     check_finite(features.values(), str(weights.path))
+    check_statistics(encoder, str(weights.path))
     save_features(features, cache)
     return features
 
 
 def save_features(features: dict[str, Features], path: Path) -> None:
-    """{split}/features, {split}/label, {split}/name of every split in one .npz, renamed into place."""
+    """{split}/features, {split}/label, {split}/name of every split in one .npz. A file that is not of this kind stays."""
     arrays = {}
     for split, f in features.items():
         arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
-    try:
+    if path.exists() and not _is_features(path):
+        raise InputError(f"{path} exists already and holds no features; choose another --out")
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            np.savez(temporary, **arrays)
-    except OSError as error:
-        raise InputError(f"{path}: features cannot be written ({error}); copy the checkpoint to a writable folder") from None
+    write_npz(path, arrays)
+
+
+def _is_features(path: Path) -> bool:
+    """By the names of the arrays alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return bool(names) and all(name.rpartition("/")[2] in ("features", "label", "name") and "/" in name for name in names)

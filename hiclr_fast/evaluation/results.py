@@ -1,16 +1,22 @@
-"""What a protocol leaves behind: a folder with results.json and scores.npz, each whole or absent."""
+"""What a protocol leaves behind: a folder with results.json, scores.npz and what else belongs to it, all of one evaluation.
+
+results.json is written last and holds the SHA-256 of the other files; both it and scores.npz hold the key. Whoever reads
+results compares them, so that what a killed process left half exchanged is never taken for a result.
+"""
 
 import hashlib
 import json
+import math
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import read_npz
-from hiclr_fast.files.atomic import replacing, write_text
+from hiclr_fast.errors import InputError, writing
+from hiclr_fast.files.archives import open_regular, read_npz, sha256
+from hiclr_fast.files.atomic import replacing
 
 RESULTS, SCORES = "results.json", "scores.npz"
 UNFINISHED = "training.pt"  # state of a training that was stopped; gone when the results are there
@@ -21,7 +27,8 @@ class Outcome:
     """What a protocol found.
 
     percent: the numbers of its row. name, label: (N,) of the validation split. samples: per-sample arrays (N, ...), by
-    convention `scores` (N, C) where a class is predicted. more: whatever else belongs into results.json.
+    convention `scores` (N, C) where a class is predicted. more: whatever else belongs into results.json. texts: further
+    files, by name. parts: paths below the folder of what it was made from, which is there already.
     """
 
     percent: dict[str, float]
@@ -29,6 +36,15 @@ class Outcome:
     label: np.ndarray
     samples: dict[str, np.ndarray]
     more: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+
+    def check(self, where: Path) -> None:
+        """InputError where a number is NaN or Inf."""
+        bad = [name for name, value in self.percent.items() if not math.isfinite(value)]
+        bad += [name for name, x in self.samples.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]
+        if bad:
+            raise InputError(f"{where}: {bad[0]} came out as NaN or Inf, so nothing is written; look at the data and the weights")
 
 
 def result_key(facts: dict[str, Any]) -> str:
@@ -37,30 +53,111 @@ def result_key(facts: dict[str, Any]) -> str:
 
 
 def write_results(folder: Path, facts: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """Writes scores.npz, then results.json: where the latter is, the result is complete. Returns what it holds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / SCORES) as temporary:
-        np.savez(temporary, name=outcome.name, label=outcome.label, **outcome.samples)
-    results = {**facts, "percent": outcome.percent, **outcome.more}
-    write_text(folder / RESULTS, json.dumps(results, indent=1, default=str))
+    """Writes everything beside its place, then exchanges one file after the other, results.json last. Returns what that holds."""
+    outcome.check(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:  # what is entered first takes its place last
+        results = stack.enter_context(replacing(folder / RESULTS))
+        files = {name: sha256(folder / name) for name in outcome.parts}
+        for name, text in outcome.texts.items():
+            temporary = stack.enter_context(replacing(folder / name))
+            temporary.write_bytes(text.encode())
+            files[name] = sha256(temporary)
+        temporary = stack.enter_context(replacing(folder / SCORES))
+        with open(temporary, "wb") as file:
+            np.savez(file, name=outcome.name, label=outcome.label, key=facts["key"], **outcome.samples)
+        files[SCORES] = sha256(temporary)
+        found = {**facts, "percent": outcome.percent, **outcome.more, "files": files}
+        results.write_text(json.dumps(found, indent=1, default=str, allow_nan=False), encoding="utf-8")
     (folder / UNFINISHED).unlink(missing_ok=True)
-    return results
+    return found
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """results.json alone, whose other files may be of another evaluation; None when there is none."""
+    file = Path(folder) / RESULTS
+    if not file.exists():
+        return None
+    try:
+        with open_regular(file) as opened:
+            found = json.loads(opened.read())
+        if not all(isinstance(found[name], str) for name in ("protocol", "key")):
+            raise ValueError("protocol and key are no text")
+        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in found["percent"].values()):
+            raise ValueError("a percentage is no number")
+        for name, digest in found.get("files", {}).items():
+            if not isinstance(digest, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError("its list of files is damaged")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
+        raise InputError(f"{file}: not readable results ({reason}); remove it and evaluate again") from None
+    return found
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
-    """results.json of a finished protocol; None when there is none."""
-    file = Path(folder) / RESULTS
+    """results.json of a finished protocol; None when there is none. InputError where the files are not of one evaluation."""
+    found = read_facts(folder)
+    for name, digest in (found or {}).get("files", {}).items():
+        file = Path(folder) / name
+        if not file.is_file() or sha256(file) != digest:
+            raise InputError(f"{folder}: {name} is not of the same evaluation as {RESULTS}; evaluate again")
+    return found
+
+
+def finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """The results with that key, if they are there and whole."""
+    found = read_facts(folder)
     try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
+        return read_results(folder) if found is not None and found["key"] == key else None
+    except InputError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable results ({error}); remove it and evaluate again") from None
 
 
 def read_scores(folder: Path) -> dict[str, np.ndarray]:
-    """Per-sample arrays of a finished protocol: name, label, scores, ..."""
-    return read_npz(Path(folder) / SCORES)
+    """Per-sample arrays of a finished protocol, checked: name (N,), label (N,), scores (N, C), ..."""
+    results, file = read_results(folder), Path(folder) / SCORES
+    if results is None:
+        raise InputError(f"{folder} holds no results; evaluate first")
+    found = read_npz(file)
+    key = str(found.pop("key", results["key"]))  # older files have none
+    if key != results["key"]:
+        raise InputError(f"{folder}: {SCORES} is not of the same evaluation as {RESULTS}; evaluate again")
+    kinds = {"name": "U", "label": "iu"}
+    wrong = [name for name, kind in kinds.items() if name not in found or found[name].dtype.kind not in kind]
+    wrong += [name for name, x in found.items() if x.ndim == 0 or len(x) != found["name"].size] if not wrong else []
+    wrong += [name for name, x in found.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]
+    wrong += ["scores"] if found.get("scores", np.empty((0, 1))).ndim != 2 else []
+    if wrong:
+        raise InputError(f"{file}: {wrong[0]} is absent, of another length or kind, or not finite; evaluate again")
+    return found
+
+
+def may_replace(folder: Path, facts: dict[str, Any]) -> None:
+    """InputError where `folder` holds results on other data, of other weights or another protocol, or files of others."""
+    found = read_facts(folder)
+    if found is None:
+        if (folder / SCORES).exists() and not _is_scores(folder / SCORES):
+            raise InputError(f"{folder / SCORES} is not of an evaluation; give another folder with --out")
+        return
+    same_inputs = "input_keys" in facts and found.get("input_keys") == facts["input_keys"]
+    for content, what, name in (
+        ("data_checksum", "dataset", "data"),
+        ("checkpoint_sha256", "checkpoint", "checkpoint"),
+        ("protocol", "protocol", "protocol"),
+    ):
+        if found.get(content) != facts[content] and not same_inputs:
+            raise InputError(
+                f"{folder} holds results of another {what}, {found.get(name, 'unknown')}; give another folder with --out, "
+                "or move those away"
+            )
+
+
+def _is_scores(file: Path) -> bool:
+    try:
+        return {"name", "label"} <= set(read_npz(file))
+    except InputError:
+        return False
 
 
 def print_row(protocol: str, setting: str, percent: dict[str, float]) -> None:

@@ -6,8 +6,11 @@ release/{gcn,transformer}_ntu60/finetune and {gcn,transformer}_ntu60/semi YAMLs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar
 
-from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import COUNT, FINITE, LENGTH, POSITIVE, SEED, Range
+from hiclr_fast.flags import default
 
 
 @dataclass(frozen=True)
@@ -15,30 +18,40 @@ class FinetuneConfig(Settings):
     """Official values for the encoder and the protocol where nothing is given."""
 
     shared = True
-    epochs: int | None = None
-    """Other than official: drops and warm-up shrink or grow with it, unless given."""
-    lr: float | None = None
-    warmup: int | None = None
-    drops: tuple[int, ...] | None = None
+    epochs: Annotated[int | None, default("official: finetune 70 for stgcn, 80 for dsta; semi 42, 50")] = None
+    """Drops and warm-up shrink or grow with it, unless given."""
+    lr: Annotated[float | None, default("official: 0.1")] = None
+    """Learning rate before the drops."""
+    warmup: Annotated[int | None, default("official: 5")] = None
+    """The rate of epoch e below this is lr * e / warmup."""
+    drops: Annotated[tuple[int, ...] | None, default("official: finetune 30 55, 35 55 for dsta; semi 15 30, 15 25")] = None
     """x0.1 from each of these epochs on."""
-    batch_size: int | None = None
-    weight_decay: float | None = None
-    dropout: float | None = None
-    augment: bool | None = None
+    batch_size: Annotated[int | None, default("official: 64 for stgcn, 128 for dsta")] = None
+    """Of all ranks together."""
+    weight_decay: Annotated[float | None, default("official: 0.0001 for stgcn, 0.0005 for dsta")] = None
+    """Of all weights."""
+    dropout: Annotated[float | None, default("official: 0.5 for stgcn, 0 for dsta")] = None
+    """Of the encoder's blocks."""
+    augment: Annotated[bool | None, default("official: only when dsta is finetuned")] = None
     """Crop and shear (the basic view) of every training sample."""
     seed: int = 0
+    """Of the head's initialisation, the order of samples and dropout."""
     amp: bool = False
     """bf16 autocast in training; evaluation is float32."""
 
     def official(self, kind: str) -> "FinetuneConfig":
         return official(self, "finetune", kind)
 
-    def check(self) -> None:
-        for name in ("epochs", "lr", "batch_size"):
-            require(**{name: (getattr(self, name) > 0, getattr(self, name), "more than 0")})
-        for name in ("warmup", "weight_decay"):
-            require(**{name: (getattr(self, name) >= 0, getattr(self, name), "at least 0")})
-        require(dropout=(0 <= self.dropout < 1, self.dropout, "at least 0 and less than 1"))
+    RANGES: ClassVar = {
+        "epochs": LENGTH,
+        "lr": POSITIVE,
+        "batch_size": LENGTH,
+        "warmup": COUNT,
+        "drops": COUNT,
+        "weight_decay": FINITE,
+        "dropout": Range(0, 1, below=True),
+        "seed": SEED,
+    }
 
 
 STGCN = dict(lr=0.1, warmup=5, batch_size=64, weight_decay=1e-4, dropout=0.5, augment=False)

@@ -1,9 +1,11 @@
 """What the settings of all protocols have in common."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.ranges import Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -15,15 +17,19 @@ class Settings:
 
     shared: ClassVar[bool] = False
 
+    RANGES: ClassVar[Mapping[str, Range]] = {}
+
     def official(self, kind: str) -> Self:
         """With the official values of that encoder (stgcn or dsta) where nothing is given."""
         return self
 
     def check(self) -> None:
         """InputError where a value makes no sense."""
+        for setting, allowed in self.RANGES.items():
+            check_ranges(self, {setting: allowed}, setting.replace("_", "-"))
 
 
-def require(**wanted: tuple[bool, object, str]) -> None:
+def require(**wanted: tuple[Any, object, str]) -> None:
     """InputError for the first name whose (condition, value, what is expected) does not hold."""
     for name, (holds, value, expected) in wanted.items():
         if not holds:

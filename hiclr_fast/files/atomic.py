@@ -1,9 +1,20 @@
-"""Files that are whole or absent: written under a temporary name beside their place, then renamed into it."""
+"""Files that are whole or absent: written under a temporary name beside their place, then renamed into it. What the system
+refuses meanwhile is an InputError about that place; the temporary file goes, and what stood there stays."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
+
+from hiclr_fast.errors import InputError, writing
+
+
+def temporary_name(path: Path) -> Path:
+    """Beside `path`, with the same ending; two processes that write the same file have two of them."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 @contextmanager
@@ -11,16 +22,52 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file name beside `path` with the same ending. When the block ends well, what it wrote there is flushed to
     disk and takes the place of `path`; when it fails, it is removed and `path` stays as it was."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # two processes may write the same file
+    temporary = temporary_name(path)
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with writing(path):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which becomes `path` when the block ends well and goes when it fails. InputError, and
+    nothing is lost, where `path` exists already or another process makes it meanwhile."""
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            try:
+                os.rename(temporary, path)  # onto a folder that holds something it fails
+            except OSError:
+                if not path.exists():
+                    raise
+                raise InputError(f"{path} exists already; another process made it meanwhile, choose another folder") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Uncompressed, under exactly that name."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes temporary files of processes that were killed. Only for who holds the lock of `folder`."""
+    for left in Path(folder).glob(".*.tmp*"):
+        with suppress(OSError):
+            left.unlink()

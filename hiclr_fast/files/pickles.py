@@ -1,112 +1,114 @@
-"""Reading other people's pickles without running anything in them, and without memory that the file's size does not justify.
+"""Other people's pickles: lists, tuples, dicts, text, numbers, bytes and numpy arrays; nothing in them is run or believed.
 
-The unpickler is the standard library's Python one: the C one lets a 10-byte file claim gigabytes for its memo.
+Arrays are put together here, from a dtype that is a word on a list and from exactly as many bytes as it and the shape take;
+what else a pickle says about a dtype is not looked at, unless it makes another kind of it, which is refused. `unpickling` has
+the limits of everything else.
 """
 
 import os
-import pickle
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import open_regular
+from hiclr_fast.files.archives import UNREADABLE, open_regular, plain_array, reason_of
+from hiclr_fast.files.unpickling import Known, Refused, Unfinished, Unpickling
+
+_DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[US][1-9]\d{0,5}|O8?)")
 
 
-class _Refused(Exception):
-    """What the pickle asks for is not plain data."""
+@dataclass(frozen=True, eq=False)
+class _Dtype(Unfinished):
+    text: str
+    big: bool = False
+
+    def finish(self, state: Any) -> "_Dtype":
+        """With the byte order of (version, order, subarray, names, fields, size, alignment, flags, ...)."""
+        if type(state) is not tuple or len(state) < 5 or state[1] not in ("<", ">", "=", "|") or state[2:5] != (None,) * 3:
+            raise Refused("holds an array of records")
+        return replace(self, big=state[1] == ">")
+
+    @property
+    def numpy(self) -> np.dtype:
+        if self.text.startswith("O"):
+            raise Refused("holds an array of Python objects")
+        return np.dtype((">" if self.big else "<") + self.text)
 
 
-def _reconstruct(kind: type, shape: tuple, code: bytes) -> np.ndarray:
-    """An empty array, as numpy writes it before the state that holds its content."""
-    if kind is not np.ndarray or tuple(shape) != (0,):
-        raise _Refused("makes an array in an unknown way")
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
+class _Array(Unfinished):
+    def finish(self, state: Any) -> Any:
+        """(version, shape, dtype, Fortran order, content)."""
+        if type(state) is not tuple or len(state) != 5:
+            raise Refused("holds an array without its content")
+        _, shape, dtype, fortran, content = state
+        return _array(content, dtype, shape, fortran)
 
 
-def _scalar(dtype: np.dtype, content: bytes) -> np.generic:
-    return np.frombuffer(content, dtype=_plain(dtype), count=1)[0]
+def _array(content: Any, dtype: Any, shape: Any, fortran: Any) -> np.ndarray | list:
+    """Read-only; a row of objects becomes a list."""
+    if not isinstance(dtype, _Dtype) or type(shape) is not tuple:
+        raise Refused("holds an array of unknown kind")
+    if dtype.text.startswith("O") and type(content) is list and shape == (len(content),):
+        return list(content)
+    return plain_array(_bytes(content), dtype.numpy, shape, fortran is True or fortran == 1)
 
 
-def _frombuffer(content: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    return np.frombuffer(content, dtype=_plain(dtype)).reshape(shape, order=order)
+def _bytes(content: Any) -> bytes:
+    if type(content) is str:  # Python 2
+        return content.encode("latin1")
+    if type(content) is not bytes:
+        raise Refused("holds an array whose content is no bytes")
+    return content
 
 
-def _plain(dtype: np.dtype) -> np.dtype:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
-        raise _Refused("holds an array of Python objects")
-    return dtype
+def _dtype(word: Any, *_: Any) -> _Dtype:
+    found = _DTYPE.fullmatch(word) if type(word) is str else None
+    if not found:
+        raise Refused("holds an array of records, or of numbers of an unknown kind")
+    return _Dtype(found[1], word[0] == ">")
 
 
-# What numpy writes for arrays and scalars; the module moved in numpy 2.
-_ARRAYS = {
-    (f"numpy.{core}.{module}", name): function
-    for core in ("core", "_core")
-    for module, name, function in (
-        ("multiarray", "_reconstruct", _reconstruct),
-        ("multiarray", "scalar", _scalar),
-        ("numeric", "_frombuffer", _frombuffer),
-    )
-}
+def _scalar(dtype: Any, content: Any) -> bool | int | float | str | bytes:
+    return _array(content, dtype, (1,), False).item()
 
 
-def _encode(text: str, encoding: str) -> bytes:
+def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray | list:
+    return _array(content, dtype, shape, order == "F")
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
     """Protocol 2 spells an array's bytes as _codecs.encode(text, "latin1")."""
-    if encoding != "latin1":
-        raise _Refused(f"encodes to {encoding!r}")
+    if type(text) is not str or encoding != "latin1":
+        raise Refused("encodes text in a way of its own")
     return text.encode("latin1")
 
 
-ALLOWED = {
-    **_ARRAYS,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+KNOWN: Known = {  # what numpy writes for arrays and scalars; the module moved in numpy 2
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
+    **{(module, "bytes"): lambda: b"" for module in ("__builtin__", "builtins")},  # of an empty array, protocols 0 to 2
 }
 
 
-class _Restricted(pickle._Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise _Refused(f"names the global {module}.{name}")
-        return ALLOWED[module, name]
-
-
-class _Bounded:
-    """A file that refuses to read more than it has: lengths in a pickle are claims."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.left = file, os.fstat(file.fileno()).st_size
-        self.peek = file.peek
-
-    def _take(self, n: int) -> int:
-        if not 0 <= n <= self.left:
-            raise EOFError(f"claims {n} bytes where {self.left} are left")
-        self.left -= n
-        return n
-
-    def read(self, n: int) -> bytes:
-        return self.file.read(self._take(n))
-
-    def readinto(self, buffer: bytearray) -> int:
-        return self.file.readinto(memoryview(buffer)[: self._take(len(buffer))])
-
-    def readline(self) -> bytes:
-        line = self.file.readline(1 << 16)
-        self._take(len(line))
-        return line
-
-
 def load_plain_pickle(path: Path) -> Any:
-    """Lists, tuples, dicts, strings, numbers and numpy arrays from a pickle; any other global is an InputError."""
+    """Lists, tuples, dicts, text, numbers, bytes and numpy arrays from a pickle; anything else is an InputError."""
     try:
         with open_regular(path) as file:
-            return _Restricted(_Bounded(file), encoding="latin1").load()
-    except _Refused as error:
+            return Unpickling(file, os.fstat(file.fileno()).st_size, KNOWN).load()
+    except Refused as error:
         raise InputError(f"{path}: the pickle {error}; only plain values and numpy arrays are read, nothing is run") from None
     except InputError:
         raise
-    except Exception as error:  # a broken pickle can raise nearly anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{path}: not a readable pickle ({reason})") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not a readable pickle ({reason_of(error)})") from None

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.yaml_files import dump_yaml
+
+SHOWN = 60  # characters of a wrong value
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
 def _fits(value: Any, hint: Any) -> Any:
@@ -28,14 +30,26 @@ def _fits(value: Any, hint: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, list) or (args[-1] is not Ellipsis and len(value) != len(args)):
             raise ValueError("expected a list" + ("" if args[-1] is Ellipsis else f" of {len(args)}"))
-        return tuple(_fits(v, args[0]) for v in value)
-    if hint is Path and isinstance(value, str):
+        try:
+            return tuple(_fits(v, args[0]) for v in value)
+        except ValueError as error:
+            raise ValueError(f"{error} for each") from None
+    if hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ValueError(f"expected {hint.__name__}")
+        raise ValueError(f"expected {_WORDS.get(hint, hint.__name__)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A wrong value in a sentence."""
+    if isinstance(value, str):
+        return repr(value[:SHOWN])
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)[:SHOWN]
+    return f"a {type(value).__name__}"
 
 
 def update(config: Any, values: Mapping[str, Any], where: str) -> Any:
@@ -45,15 +59,16 @@ def update(config: Any, values: Mapping[str, Any], where: str) -> Any:
         raise InputError(f"{where}: expected a mapping of settings, got {type(values).__name__}")
     for key, value in values.items():
         if key not in hints:
-            close = difflib.get_close_matches(str(key), hints, n=1, cutoff=0)
-            raise InputError(f"{where}: unknown key {key!r}; the nearest valid one is {close[0]!r}")
+            word = str(key)[:SHOWN] if isinstance(key, (str, int, float)) else type(key).__name__
+            close = difflib.get_close_matches(word, hints, n=1, cutoff=0)
+            raise InputError(f"{where}: unknown key {word!r}; the nearest valid one is {close[0]!r}")
         if dataclasses.is_dataclass(hints[key]):
             new[key] = update(getattr(config, key), value, f"{where} {key}")
             continue
         try:
             new[key] = _fits(value, hints[key])
-        except ValueError as error:
-            raise InputError(f"{where}: {key} is {value!r}, {error}") from None
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"{where}: {key} is {_shown(value)}, {error}") from None
     return dataclasses.replace(config, **new)
 
 
@@ -70,16 +85,6 @@ def as_plain(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def read_yaml(path: Path) -> Any:
-    """The plain values in a YAML file."""
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a config YAML") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
-
-
 def save_yaml(config: Any, path: Path) -> None:
     """A config dataclass; the file is whole or as it was."""
-    write_text(path, yaml.safe_dump(as_plain(config), sort_keys=False))
+    write_text(path, dump_yaml(as_plain(config)))

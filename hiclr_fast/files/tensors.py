@@ -1,16 +1,22 @@
-"""Files of tensors: `.pt` and `.safetensors`. Nothing in them is ever executed."""
+"""Files of tensors: `.pt` and `.safetensors`. What is read is checked here: kinds, finite numbers, checksums."""
 
-import pickle
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import UNREADABLE, open_regular, reason_of
 from hiclr_fast.files.atomic import replacing
+from hiclr_fast.files.torch_files import STORAGES, read_torch
+
+DIGEST = "sha256"  # of `digest`, in the metadata of our safetensors
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:
@@ -20,34 +26,60 @@ def save_tensors(content: dict[str, Any], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> Any:
-    """What torch.save wrote, on CPU; never unpickles anything but tensors and plain values."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give a checkpoint, or a run that has saved one") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint of plain tensors ({str(error).splitlines()[0]})") from None
+    """What torch.save wrote, on CPU: tensors and plain values, unchecked beyond `torch_files`."""
+    return read_torch(Path(path))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, on CPU: tensors and plain values, `model` and `config` among them."""
+    """A checkpoint of ours, on CPU: tensors and plain values, among them `model`, a dict of finite tensors by name, and
+    `config`, a dict by name."""
     content = load_tensors(path)
-    if not isinstance(content, dict) or "model" not in content or "config" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not isinstance(content.get("config"), dict):
         raise InputError(f"{path}: not a checkpoint of hiclr_fast; for official weights add --format official")
+    check_numbers(content["model"], str(path))
     return content
 
 
+def check_numbers(state: Mapping[Any, Any], where: str) -> None:
+    """InputError unless it holds only tensors of a known dtype by name, all finite, and no negative variance."""
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.dtype not in STORAGES.values():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InputError(f"{where}: {str(name)[:80]} is {kind}, expected a tensor of numbers; take another checkpoint")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"{where}: {name[:80]} holds NaN or Inf; take a checkpoint from before the weights diverged")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise InputError(f"{where}: {name[:80]} holds a negative variance; the file was changed, take another copy")
+
+
+def digest(state: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """SHA-256 of every name, dtype, shape, value and fact."""
+    found = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
+    for name in sorted(state):
+        tensor = state[name]
+        found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def save_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) -> None:
-    """Safetensors; the facts are its metadata."""
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary, metadata=facts)
+    """Safetensors; the facts are its metadata, with a checksum of everything."""
+    state = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+    with replacing(path) as temporary:  # written as any file is: safetensors' own writer lets nobody else read it
+        temporary.write_bytes(save(state, metadata={**facts, DIGEST: digest(state, facts)}))
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(state, facts) of `save_weights`, on CPU."""
+    """(state, facts) of `save_weights`, on CPU, checked. A file without a checksum is one of before there were any."""
+    open_regular(path).close()
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return state, file.metadata() or {}
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable safetensors ({error})") from None
+            facts = file.metadata() or {}
+    except (SafetensorError, *UNREADABLE) as error:
+        raise InputError(f"{path}: not readable safetensors ({reason_of(error)}); take another copy") from None
+    check_numbers(state, str(path))
+    wanted = facts.pop(DIGEST, None)
+    if wanted is not None and wanted != digest(state, facts):
+        raise InputError(f"{path}: its checksum is not the one it was written with; the file was changed, take another copy")
+    return state, facts

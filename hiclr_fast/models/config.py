@@ -1,7 +1,9 @@
 """What an encoder is and what it reads: the part of a run's settings that its weights cannot do without."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
+
+from hiclr_fast.flags import default
 
 
 @dataclass(frozen=True)
@@ -9,16 +11,19 @@ class EncoderConfig:
     """Defaults are the released NTU configuration (ST-GCN, pretext_hiclr_xsub_joint.yaml)."""
 
     encoder: Literal["stgcn", "dsta"] = "stgcn"
-    """dsta: DSTA-Net, the Transformer of the paper."""
+    """stgcn: ST-GCN; dsta: DSTA-Net, the Transformer of the paper."""
     stream: Literal["joint", "bone", "motion"] = "joint"
-    layout: str | None = None
-    """Expected joint layout; none: the data's."""
-    frames: int | None = None
-    """Expected frames T; none: the data's."""
+    """joint: coordinates; bone: from the parent joint; motion: from the frame before."""
+    layout: Annotated[str | None, default("the data's")] = None
+    """Expected joint layout."""
+    frames: Annotated[int | None, default("the data's")] = None
+    """Expected frames T."""
     hidden_channels: int = 16
     """stgcn: width of the first blocks; dsta: of a first attention head, whose blocks are twice as wide."""
     hidden_dim: int = 256
+    """Width of the features."""
     feature_dim: int = 128
+    """Width of the projection that is compared."""
     dropout: float = 0.5
     """stgcn: of every block but the first; dsta: of the temporal shortcuts (attentiondrop)."""
     graph: Literal["spatial", "distance", "uniform"] = "spatial"

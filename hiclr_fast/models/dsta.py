@@ -10,10 +10,13 @@ import math
 
 import torch
 import torch.nn.functional as F
+from hiclr_kernels.attention import joint_scores
+from hiclr_kernels.attention.reference import joint_scores as attention_reference
+from hiclr_kernels.graph_conv.rows import row_graph_conv
 from torch import Tensor, nn
 
 from hiclr_fast.models.encoder import PooledEncoder, projector
-from hiclr_fast.models.layers import BatchNorm, Dropout
+from hiclr_fast.models.layers import BatchNorm, Dropout, front_conv, normalised_rows, on_triton, rows_of, working_dtype
 from hiclr_fast.models.pooling import pool_rows
 from hiclr_fast.views.strong import Edges, add_attention_edges, drop_edges
 
@@ -68,16 +71,42 @@ class Block(nn.Module):
         """(R, S, V, V), entry [u, v] weighs source joint u for target v; at least float32. x: (R, C, T, V)."""
         r, _, frames, joints = x.shape
         qk = self.qk(x + self.encoding.to(x.dtype)).permute(0, 2, 3, 1)  # (R, T, V, 2 S c)
-        qk = qk.reshape(r, frames, joints, 2, SUBSETS, -1).permute(3, 0, 4, 2, 1, 5)  # (2, R, S, V, T, c)
-        q, k = qk.flatten(4)
-        scores = (q / q.shape[-1]) @ k.transpose(-1, -2)
+        qk = qk.reshape(r, frames, joints, 2, SUBSETS, -1)
+        scores = joint_scores(qk.contiguous()) if self.training and on_triton(x) else attention_reference(qk)
         return torch.tanh(scores.to(self.alphas.dtype)) * self.alphas + self.attention0s
+
+    def maps(self, x: Tensor, edges: Edges | None) -> Tensor:
+        """`attention`, with this block's dropped and added edges."""
+        attention = self.attention(x)
+        if edges is None:
+            return attention
+        return add_attention_edges(drop_edges(attention, edges.kept, edges.rate), edges.added)
+
+    def fused(self, x: Tensor, edges: Edges | None, bodies: int = 0) -> Tensor:
+        """`forward` in training by the Triton passes: (R, T, V, C) -> (R, T', V, C'); with bodies the pooled (N, C') instead."""
+        attention = self.maps(x.permute(0, 3, 1, 2), edges)
+        conv, norm = self.out
+        weight = conv.weight.view(len(conv.bias), SUBSETS, -1).permute(1, 0, 2)
+        y = row_graph_conv(x, attention, weight, conv.bias)
+        y = self._joined(y, norm, x, self.down1)
+        y = self._joined(front_conv(y, self.ff[0]), self.ff[1], x, self.down2)
+        conv, norm = self.temporal
+        z = front_conv(y, conv)
+        pooled = bodies * z.shape[1] * z.shape[2]
+        shortcut, own = (y, None) if isinstance(self.down_t, nn.Identity) else (front_conv(y, self.down_t[0]), self.down_t[1])
+        return normalised_rows(shortcut, own, z, norm, dropout=self.dropout, slope=SLOPE, pooled=pooled)
+
+    @staticmethod
+    def _joined(y: Tensor, norm: BatchNorm, x: Tensor, down: nn.Module) -> Tensor:
+        if isinstance(down, nn.Identity):
+            return normalised_rows(y, norm, x, None, slope=SLOPE)
+        return normalised_rows(y, norm, front_conv(x, down[0]), down[1], slope=SLOPE)
 
     def forward(self, x: Tensor, edges: Edges | None = None) -> Tensor:
         """(R, C, T, V) -> (R, C', T', V). edges: this block's dropped and added edges."""
-        attention = self.attention(x)
-        if edges is not None:
-            attention = add_attention_edges(drop_edges(attention, edges.kept, edges.rate), edges.added)
+        if self.training and on_triton(x):
+            return self.fused(rows_of(x.to(working_dtype(x))), edges).permute(0, 3, 1, 2)
+        attention = self.maps(x, edges)
         r, _, frames, joints = x.shape
         gather = attention.to(x.dtype).permute(0, 3, 1, 2).reshape(r, 1, joints * SUBSETS, joints)  # ((v, s), u)
         y = (gather @ x.permute(0, 2, 3, 1)).view(r, frames, joints, -1).permute(0, 3, 1, 2)  # (R, S C, T, V)
@@ -125,6 +154,9 @@ class DSTA(PooledEncoder):
     def embed(self, x: Tensor) -> Tensor:
         """(N, C, T, V, M) -> rows (N * M, C', T, V), channels last."""
         rows = x.permute(0, 4, 1, 2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        if self.training and on_triton(x):
+            rows = front_conv(rows_of(rows), self.proj)
+            return normalised_rows(rows, self.bn, None, None, slope=SLOPE).permute(0, 3, 1, 2)
         return F.leaky_relu(self.bn(self.proj(rows)), SLOPE)
 
     def features(self, x: Tensor, graphs: Edges | None = None) -> Tensor:
@@ -134,7 +166,11 @@ class DSTA(PooledEncoder):
         """
         n = x.shape[0]
         x = self.embed(x)
+        bodies, fused = len(x) // n, self.training and on_triton(x)
         for number, block in enumerate(self.blocks):
-            x = block(x, None if graphs is None else graphs.of(number))
+            edges = None if graphs is None else graphs.of(number)
+            if fused and self.plainly_pooled and number == len(self.blocks) - 1:
+                return block.fused(rows_of(x), edges, bodies)
+            x = block(x, edges)
         pooled = pool_rows(x, self.pooling, self.segments)
         return pooled.view(n, -1, pooled.shape[1]).mean(dim=1)

@@ -17,6 +17,11 @@ class PooledEncoder(nn.Module):
 
     segments = 1
 
+    @property
+    def plainly_pooled(self) -> bool:
+        """Whether features are means over all frames and joints, which the last block can take itself."""
+        return self.pooling is None and self.segments == 1
+
     def set_pooling(self, matrix: Tensor | None) -> None:
         """Part of the state where it is not None."""
         self.register_buffer("pooling", matrix)

@@ -9,7 +9,7 @@ from hiclr_kernels.contrast import hierarchical_contrast
 from hiclr_kernels.queue import momentum_update, queue_update
 from torch import Tensor, nn
 
-from hiclr_fast.models.layers import in_groups
+from hiclr_fast.models.layers import in_groups, on_triton
 
 
 class HiCLR(nn.Module):
@@ -39,13 +39,24 @@ class HiCLR(nn.Module):
         of the encoder's blocks, or None for its own; then each is a pass, too.
         """
         if together and graphs is None:
-            joined = torch.cat([view.permute(0, 4, 2, 3, 1) for view in views]).permute(0, 4, 2, 3, 1)  # channels stay last
             with in_groups(self.encoder_q, len(views)):
-                rows = self.encoder_q(joined).unflatten(0, (len(views), -1))
+                rows = self.encoder_q(_joined(views)).unflatten(0, (len(views), -1))
         else:
             graphs = graphs or [None] * len(views)
             rows = torch.stack([self.encoder_q(view, graph) for view, graph in zip(views, graphs, strict=True)])
         return F.normalize(_wide(rows), dim=-1)
+
+    def pair(
+        self, views: Sequence[Tensor], key_view: Tensor, graphs: Sequence[Tensor | None] | None = None, together: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """`queries` of the views, and `keys` of the key's, which move nothing: in the same launches where the encoder has them,
+        else None in place of the keys."""
+        shares = hasattr(self.encoder_q, "forward_with_key") and self.encoder_q._compiled_call_impl is None
+        if not (shares and together and graphs is None and self.training and on_triton(key_view)):
+            return self.queries(views, graphs, together), None
+        with in_groups(self.encoder_q, len(views)):
+            rows, key = self.encoder_q.forward_with_key(_joined(views), self.encoder_k, key_view)
+        return F.normalize(_wide(rows.unflatten(0, (len(views), -1))), dim=-1), F.normalize(_wide(key), dim=1)
 
     def move_keys(self) -> None:
         """One step of the moving average; once a training step, by the query weights from before the optimizer's."""
@@ -80,6 +91,11 @@ class HiCLR(nn.Module):
     def enqueue(self, key: Tensor) -> None:
         """After the backward pass: autograd still reads the old queue."""
         queue_update(self.queue, self.pointer, key)
+
+
+def _joined(views: Sequence[Tensor]) -> Tensor:
+    """(B * N, C, T, V, M), channels last as the views are."""
+    return torch.cat([view.permute(0, 4, 2, 3, 1) for view in views]).permute(0, 4, 2, 3, 1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from hiclr_kernels import batch_norm as kernel
+from hiclr_kernels.backend import choose_backend
+from hiclr_kernels.batch_norm.parts import After, Norm, Rule
 from torch import Tensor, nn
 
 from hiclr_fast.distributed import ALONE, Ranks
@@ -27,15 +29,17 @@ class BatchNorm(nn.BatchNorm2d):
         self, x: Tensor, *, slope: float = 1.0, dropout: "Dropout | None" = None, residual: Tensor | None = None
     ) -> Tensor:
         """(R, C, T, V). With dropout, residual and a (leaky) ReLU of that slope after it, in this order, where given."""
+        if self.training and on_triton(x):
+            return normalised(x, self, residual, None, dropout=dropout, slope=slope)
         if self.training and (self.ranks.world > 1 or (kernel.fused(x) and not plain())):
             return self._fused(x, slope, dropout, residual)
         if self.training and self.groups > 1:
-            y = torch.cat([super(BatchNorm, self).forward(part) for part in x.tensor_split(self.groups)])
+            y = torch.cat([super(BatchNorm, self).forward(part) for part in x.chunk(self.groups)])
         else:
             y = super().forward(x)
         y = y if dropout is None else dropout(y)
         y = y if residual is None else y + residual
-        return y if slope == 1 else F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
+        return activation(y, slope)
 
     def _fused(self, x: Tensor, slope: float, dropout: "Dropout | None", residual: Tensor | None) -> Tensor:
         drops = dropout is not None and dropout.training and dropout.p > 0
@@ -59,6 +63,109 @@ class BatchNorm(nn.BatchNorm2d):
                 self.running_mean.lerp_(mean, share)
                 self.running_var.lerp_(var, share)
         return y
+
+    def as_kernel(self) -> Norm:
+        """As the kernels take them."""
+        return Norm(self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked)
+
+    @property
+    def rule(self) -> Rule:
+        """How the kernels take statistics."""
+        ranks = self.ranks
+        return Rule(self.eps, self.momentum, ranks.mean if ranks.world > 1 else None, ranks.world)
+
+
+def activation(x: Tensor, slope: float) -> Tensor:
+    """(Leaky) ReLU with that slope below zero; 1: none."""
+    return x if slope == 1 else F.relu(x) if slope == 0 else F.leaky_relu(x, slope)
+
+
+def on_triton(x: Tensor) -> bool:
+    """Whether the Triton passes take x in training: on CUDA, or where HICLR_KERNELS says so; not under torch.compile."""
+    return not torch.compiler.is_compiling() and choose_backend(x.device, x.dtype) == "triton"
+
+
+def normalised(
+    x: Tensor,
+    norm: BatchNorm | None,
+    y: Tensor | None,
+    norm_y: BatchNorm | None,
+    *,
+    dropout: "Dropout | None" = None,
+    slope: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """act(dropout(norm(x)) + norm_y(y)), each norm where given, in training: `batch_norm.normalise` of (R, C, T, V)."""
+    rows = (None if t is None else rows_of(t) for t in (x, y))
+    first, second = rows
+    return normalised_rows(first, norm, second, norm_y, dropout=dropout, slope=slope, dtype=dtype).permute(0, 3, 1, 2)
+
+
+def normalised_rows(
+    x: Tensor,
+    norm: BatchNorm | None,
+    y: Tensor | None,
+    norm_y: BatchNorm | None,
+    *,
+    dropout: "Dropout | None" = None,
+    slope: float = 1.0,
+    pooled: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`normalised` of (R, T, V, C) contiguous; with `pooled` its mean over so many (t, v), float32 (R * T * V / pooled, C)."""
+    either = norm if norm is not None else norm_y
+    if len(x) % either.groups:
+        raise ValueError(f"{len(x)} rows do not divide into {either.groups} groups")
+    x1, x2 = (None if t is None else t.reshape(either.groups, -1, t.shape[-1]) for t in (x, y))
+    norms = (None if n is None else n.as_kernel() for n in (norm, norm_y))
+    out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout), pooled=pooled, dtype=dtype)
+    return out if pooled else out.view(x.shape)
+
+
+class _ZeroGradient(torch.autograd.Function):
+    """y, with a gradient of zero to a bias that it contains."""
+
+    @staticmethod
+    def forward(ctx, y, bias):
+        ctx.save_for_backward(bias)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, torch.zeros_like(ctx.saved_tensors[0])
+
+
+def front_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The convolution of rows (R, T, V, C) contiguous, in front of a batch norm: its bias's gradient is zero by algebra."""
+    if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
+        y = F.linear(x, conv.weight.flatten(1), conv.bias.detach())
+    else:
+        y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias.detach(), conv.stride, conv.padding)
+        y = rows_of(y)
+    return _ZeroGradient.apply(y, conv.bias)
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """That of autocast where it is on, else that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """(R, C, T, V) -> (R, T, V, C) contiguous, a view where channels are last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def after(x: Tensor, slope: float, dropout: "Dropout | None", seed: Tensor | None = None) -> After:
+    """What follows a batch norm, as the kernels take it. seed: of the dropout; None: drawn by x's device's default generator."""
+    if dropout is None or not dropout.training or dropout.p == 0:
+        return After(slope)
+    return After(slope, new_seeds(x, ()) if seed is None else seed, dropout.dropped)
+
+
+def new_seeds(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """int64, on the device of x, by its default generator: a captured graph draws new ones at every replay."""
+    return torch.empty(shape, dtype=torch.int64, device=x.device).random_()
 
 
 def plain() -> bool:

@@ -6,11 +6,14 @@ becomes a bias per joint. `official.py` maps the parameter names to the official
 """
 
 import torch
-import torch.nn.functional as F
+from hiclr_kernels import batch_norm as norms
+from hiclr_kernels import stgcn_block as kernel
+from hiclr_kernels.batch_norm.parts import After
+from hiclr_kernels.graph_conv.reference import graph_conv
 from torch import Tensor, nn
 
 from hiclr_fast.models.encoder import PooledEncoder, projector
-from hiclr_fast.models.layers import BatchNorm, Dropout, distinct_bodies
+from hiclr_fast.models.layers import BatchNorm, Dropout, after, distinct_bodies, new_seeds, on_triton, rows_of, working_dtype
 from hiclr_fast.models.pooling import pool_rows
 
 TEMPORAL_KERNEL = 9
@@ -42,20 +45,36 @@ class Block(nn.Module):
 
     def graph_conv(self, x: Tensor, adjacency: Tensor) -> Tensor:
         """out[:, :, w] = sum_k W_k sum_v x[:, :, v] A_k[v, w] + sum_k b_k sum_v A_k[v, w]. x: (R, C, T, V)."""
-        r, c_in, frames, joints = x.shape
-        a = adjacency * self.edge_importance  # (K, V, W)
-        subsets = a.shape[0]
-        gather = a.permute(2, 0, 1).reshape(joints * subsets, joints)  # ((w, k), v)
-        gathered = gather.to(x.dtype) @ x.permute(0, 2, 3, 1).reshape(r * frames, joints, c_in)
-        weight = self.gcn.weight.view(subsets, -1, c_in).permute(1, 0, 2).reshape(-1, subsets * c_in)
-        out = F.linear(gathered.reshape(-1, subsets * c_in), weight).view(r, frames, joints, -1)
-        bias = a.sum(1).T @ self.gcn.bias.view(subsets, -1)  # (W, C_out)
-        return (out + bias.to(out.dtype)).permute(0, 3, 1, 2)
+        weight, bias = self.gcn.weight.flatten(1), self.gcn.bias
+        return graph_conv(x.permute(0, 2, 3, 1), adjacency, self.edge_importance, weight, bias).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        if self.training and on_triton(x):
+            rows = rows_of(x.to(working_dtype(x)))
+            return self.fused(rows, rows, adjacency, after(x, 0.0, self.dropout))[0].permute(0, 3, 1, 2)
         y = self.bn1(self.graph_conv(x, adjacency), slope=0.0)
         residual = None if self.residual is None else self.residual(x)
         return self.bn2(self.conv(y), dropout=self.dropout, residual=residual, slope=0.0)
+
+    def as_kernel(self) -> kernel.Block:
+        """Parameters, as the kernels take them."""
+        conv, project = self.conv, ()
+        if isinstance(self.residual, nn.Sequential):
+            linear, norm3 = self.residual
+            project = linear.weight.flatten(1), linear.bias, norm3.as_kernel()
+        norm1, norm2 = self.bn1.as_kernel(), self.bn2.as_kernel()
+        return kernel.Block(
+            self.edge_importance, self.gcn.weight.flatten(1), self.gcn.bias, norm1, conv.weight, conv.bias, norm2, *project
+        )
+
+    def fused(
+        self, x: Tensor, rows: Tensor, adjacency: Tensor, after: After, pooled: int = 0, key: "Block | None" = None
+    ) -> tuple[Tensor, Tensor]:
+        """`stgcn_block`: x (R, T, V, C) contiguous; with `key`, the rows behind it are one group more, of that block."""
+        groups, identity = self.bn1.groups, isinstance(self.residual, nn.Identity)
+        plan = kernel.Plan(groups + (key is not None), groups, self.conv.stride[0], identity, self.bn1.rule, after, pooled)
+        blocks = [block.as_kernel() for block in (self, key) if block is not None]
+        return kernel.stgcn_block(x, rows, adjacency, blocks, plan)
 
 
 class STGCN(PooledEncoder):
@@ -108,6 +127,8 @@ class STGCN(PooledEncoder):
 
         graphs: (10, K, V, V), every block's own adjacency instead of A.
         """
+        if self.training and on_triton(x):
+            return self._fused(x, graphs, None, None)[0]
         n, bodies, where = x.shape[0], x.shape[4], None
         rows = self.normalize_input(x)
         exporting = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()  # shapes must not depend on values
@@ -118,6 +139,50 @@ class STGCN(PooledEncoder):
             rows = block(rows, self.A if graphs is None else graphs[number])
         rows = pool_rows(rows, self.pooling, self.segments)
         return (rows if where is None else rows[where]).view(n, bodies, -1).mean(dim=1)
+
+    def forward_with_key(self, x: Tensor, key: "STGCN", key_x: Tensor) -> tuple[Tensor, Tensor]:
+        """Projections of x, by this encoder, and of key_x, by that one and without gradient: in training, in the same launches.
+
+        x: `groups` views (`in_groups`) of as many samples each as key_x has. Where `on_triton(x)`.
+        """
+        features, key_features = self._fused(x, None, key, key_x)
+        with torch.no_grad():
+            key_rows = key.projector(key_features)
+        return self.projector(features), key_rows
+
+    def _fused(self, x: Tensor, graphs: Tensor | None, key: "STGCN | None", key_x: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pooled features of x, and without gradient those of key_x, if any, in training."""
+        seeds, bodies = new_seeds(x, (len(self.blocks),)), x.shape[4]
+        rows = every = self._fused_input(x)
+        if key is not None:
+            with torch.no_grad():
+                every = torch.cat([rows, key._fused_input(key_x)])
+        for number, block in enumerate(self.blocks):
+            adjacency = self.A if graphs is None else graphs[number]
+            last = number == len(self.blocks) - 1
+            frames = (rows.shape[1] - 1) // block.conv.stride[0] + 1
+            follows = after(x, 0.0, block.dropout, seeds[number])
+            twin = None if key is None else key.blocks[number]
+            pooled = bodies * frames * self.num_joints if last and self.plainly_pooled else 0
+            rows, every = block.fused(rows, every, adjacency, follows, pooled, twin)
+        if not self.plainly_pooled:
+            rows, every = (self._pooled(r, bodies) for r in (rows, every))
+        return rows, every[len(rows) :]
+
+    def _pooled(self, rows: Tensor, bodies: int) -> Tensor:
+        """(N, P * C) of rows (N * M, T, V, C)."""
+        found = pool_rows(rows.permute(0, 3, 1, 2), self.pooling, self.segments)
+        return found.view(-1, bodies, found.shape[1]).mean(dim=1)
+
+    def _fused_input(self, x: Tensor) -> Tensor:
+        """`normalize_input` in training: (N * M, T, V, C) contiguous, in the dtype that the blocks work in."""
+        n, c, frames, joints, bodies = x.shape
+        norm = self.data_bn
+        if n % norm.groups:
+            raise ValueError(f"{n} samples do not divide into {norm.groups} groups")
+        rows = x.permute(0, 4, 2, 3, 1).reshape(norm.groups, -1, joints * c)
+        rows = norms.normalise(rows, None, norm.as_kernel(), None, rule=norm.rule, after=After(), dtype=working_dtype(x))
+        return rows.view(n * bodies, frames, joints, c)
 
 
 def init_official(model: nn.Module) -> None:

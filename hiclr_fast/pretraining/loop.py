@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from hiclr_fast.files.tensors import save_tensors
 from hiclr_fast.models.load import CHECKPOINT
-from hiclr_fast.pretraining.monitor import knn_monitor, tell
+from hiclr_fast.pretraining.monitor import knn_monitor, monitored, tell
 from hiclr_fast.pretraining.queue_health import queue_health
 from hiclr_fast.pretraining.run_folder import Metrics
 from hiclr_fast.pretraining.trainer import Pretrainer
@@ -36,27 +36,40 @@ class Loop:
         self.trainer, self.out = trainer, out
         self.metrics = Metrics(out, trainer.epoch - 1) if trainer.ranks.rank == 0 else None
         self.readback = Readback(trainer.device)
-        self.saved = time.monotonic()
+        self.saved, self.signal = time.monotonic(), 0  # the number of one that came
 
     def run(self) -> bool:
         trainer = self.trainer
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        done = False
         try:
-            while trainer.epoch <= trainer.config.epochs:
-                if not self.epoch():
-                    self.save()
-                    return False
-                self.close_epoch()
-            return True
+            done = self._to_the_end()
         finally:
             trainer.close()
             if self.metrics:
                 self.metrics.close()
+            if not done:
+                trainer.release()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if done and self.signal:  # it came when all was trained and saved: it is for whoever goes on from here
+            trainer.release()
+            signal.raise_signal(self.signal)
+        return done
 
-    def _on_signal(self, *_: Any) -> None:
-        self.trainer.stop = True
+    def _to_the_end(self) -> bool:
+        """False when a signal came before the last epoch was done; then all is saved."""
+        t = self.trainer
+        while t.epoch <= t.config.epochs:
+            if not self.epoch():
+                self.save()
+                return False
+            if self.close_epoch() and t.epoch <= t.config.epochs:
+                return False
+        return True
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        self.trainer.stop, self.signal = True, number
 
     def save(self) -> None:
         save(self.trainer, self.out)
@@ -65,7 +78,7 @@ class Loop:
     def epoch(self) -> bool:
         """The rest of the current epoch; False when a signal came."""
         t, c = self.trainer, self.trainer.config
-        self.first, self.began, self.lr = t.step, time.perf_counter(), t.lr_now()
+        self.first, self.began, self.lr = t.step, time.perf_counter(), t.lr_at(0)
         size = dict(total=t.loader.steps * c.batch_size, initial=t.step * c.batch_size, unit="sample")
         with tqdm(**size, leave=False, disable=t.ranks.rank > 0) as bar:
             bar.set_description(f"epoch {t.epoch}/{c.epochs}")
@@ -85,11 +98,14 @@ class Loop:
                     self.save()
         return True
 
-    def close_epoch(self) -> None:
-        """Metrics first, then the checkpoint: a run killed in between repeats the epoch's end, and loses no line."""
+    def close_epoch(self) -> bool:
+        """Metrics first, then the checkpoint: a run killed in between repeats the epoch's end, and loses no line.
+
+        True when a rank was asked to stop; the same on all of them.
+        """
         t, c, steps, done = self.trainer, self.trainer.config, self.trainer.loader.steps, self.trainer.epoch
         t.check_finite()
-        loss, *terms, spread, _ = (t.train.sums / steps).tolist()
+        loss, *terms, spread, stopping = (t.train.sums / steps).tolist()
         seconds = time.perf_counter() - self.began
         values = {"loss": loss, "info_nce": terms[0], "spread": spread, "lr": self.lr, "seconds": round(seconds, 3)}
         values |= {f"consistency_{b}": term for b, term in enumerate(terms[1:], 1)}
@@ -97,9 +113,13 @@ class Loop:
         values |= queue_health(t.train.seen_q, t.train.seen_key, t.model.queue, t.model.pointer, c.temperature)
         t.epoch, t.step = done + 1, 0
         t.train.sums.zero_()
-        if self.metrics is None:
-            return
-        if "val" in t.data.splits and (done == c.epochs or (c.knn_every and done % c.knn_every == 0)):
+        if self.metrics is not None:
+            self._write(done, values)
+        return stopping > 0 or (t.stop and t.ranks.world == 1)
+
+    def _write(self, done: int, values: dict[str, float]) -> None:
+        t, c = self.trainer, self.trainer.config
+        if monitored(t.data) and (done == c.epochs or (c.knn_every and done % c.knn_every == 0)):
             values["knn1"] = knn_monitor(t.model.encoder_q, t.data, c.stream, t.device, t.resident)
         self.metrics.write(done, values)
         self.save()

@@ -1,6 +1,8 @@
 """What a person watches while it trains: nearest neighbours on the validation split, and whether training has collapsed."""
 
+import json
 import math
+from pathlib import Path
 
 import torch
 from hiclr_kernels.augment.reference import Stream
@@ -8,13 +10,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed
-from hiclr_fast.evaluation.features import extract
+from hiclr_fast.evaluation.features import check_finite, extract, raw_features
 from hiclr_fast.evaluation.protocols.knn import nearest
-from hiclr_fast.models.build import Encoder
+from hiclr_fast.files.atomic import write_text
+from hiclr_fast.models.build import Encoder, initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.queue_health import stale
 
+COMPARISON = "comparison.json"  # in a finished run's folder
 COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
+
+
+def monitored(data: Packed) -> bool:
+    """Whether there is something to find: a validation split, and labels."""
+    return {"train", "val"} <= set(data.splits) and data.labelled
 
 
 def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.device, resident: Tensor | None = None) -> float:
@@ -25,7 +34,22 @@ def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.de
     both = ("train", resident), ("val", None)
     train, val = (extract(encoder, data[split], data.layout, stream, device, rows=rows) for split, rows in both)
     encoder.train()
+    check_finite((train, val), "1-NN accuracy")
     return nearest(train, val)
+
+
+def compare(trainer, out: Path) -> dict[str, float]:
+    """What pretraining was good for: percent 1-NN accuracy of the coordinates themselves (raw), of the encoder as its run began
+    (random), and of the pretrained one. Written to the run folder `out`. trainer: a `Pretrainer` at its end."""
+    data, config = trainer.data, trainer.config
+    fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
+    common = data, config.stream, trainer.device, trainer.resident
+    found = {"metric": "1-NN accuracy by cosine similarity, percent", "epoch": trainer.epoch - 1}
+    found["validation_samples"] = len(data["val"])
+    found["random"], found["pretrained"] = (knn_monitor(encoder, *common) for encoder in (fresh, trainer.model.encoder_q))
+    found["raw"] = nearest(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
+    write_text(out / COMPARISON, json.dumps(found, indent=1))
+    return found
 
 
 def tell(epoch: int, values: dict[str, float], config: PretrainConfig) -> None:

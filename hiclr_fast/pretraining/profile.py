@@ -97,7 +97,7 @@ def profile(trainer: Pretrainer, steps: int, trace: Path) -> str:
         line = f"{name or 'all':14}{1e3 * spent / steps:10.3f}{spent / total:8.1%}{1e3 * least:11.4f}{ratio}"
         if ledger:
             moved = ledger.cost(name).bytes
-            line += f"{moved / 1e6:12.1f}{moved / (spent / steps) / 1e9:8.0f}"
+            line += f"{moved / 1e6:12.1f}" + (f"{moved / (spent / steps) / 1e9:8.0f}" if spent else f"{'-':>8}")
         lines.append(line)
     lines.append(
         f"floor: the larger of bytes / {copy_rate / 1e9:.1f} GB/s (a copy) and FLOPs / {product_rate / 1e12:.2f} TFLOP/s (a "

@@ -1,22 +1,30 @@
-"""A run folder: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoint.pt, encoder.safetensors.
+"""A run folder: config.yaml, environment.json, metrics.jsonl, tensorboard/, checkpoint.pt; at its end encoder.safetensors and
+comparison.json (1-NN of raw coordinates, random and pretrained encoder).
 
 It is enough to rebuild the model, to resume, and to evaluate.
 """
 
+import glob
 import json
 import os
 import shutil
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hiclr_fast.errors import InputError
-from hiclr_fast.files.atomic import write_text
+from hiclr_fast.errors import InputError, writing
+from hiclr_fast.files.archives import open_regular, sha256
+from hiclr_fast.files.atomic import new_folder, write_text
+from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import save_yaml
 from hiclr_fast.files.tensors import save_tensors
 from hiclr_fast.machine import environment
 from hiclr_fast.models.load import CHECKPOINT
+from hiclr_fast.pretraining.board import Board
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 
 ENCODER = "encoder.safetensors"
@@ -31,24 +39,92 @@ def free_name(root: Path, stem: str) -> Path:
     return path
 
 
-def create_run(out: Path, config: PretrainConfig, device: torch.device, data_checksum: str, state: dict[str, Any]) -> None:
-    """Makes the folder, complete with the checkpoint of the start, or nothing; InputError when it exists."""
-    if out.exists():
+def check_free(out: Path) -> None:
+    if os.path.lexists(out):
         raise InputError(f"{out} exists already; choose another --out, or continue it with --resume {out}")
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a start that was killed
-    temporary.mkdir(parents=True)
-    save_yaml(config, temporary / "config.yaml")
-    facts = {**environment(device), "data_checksum": data_checksum}
-    (temporary / "environment.json").write_text(json.dumps(facts, indent=1))
-    save_tensors(state, temporary / CHECKPOINT)
-    os.replace(temporary, out)
+
+
+def create_run(out: Path, config: PretrainConfig, device: torch.device, data_checksum: str, state: dict[str, Any]) -> Lock:
+    """Makes the folder, complete with the checkpoint of the start, or nothing, and returns the lock on it; InputError when it
+    exists, or another process makes it meanwhile."""
+    check_free(out)
+    _remove_abandoned(out)
+    with new_folder(out) as temporary:
+        lock = Lock(temporary)
+        try:
+            save_yaml(config, temporary / "config.yaml")
+            facts = {**environment(device), "data_checksum": data_checksum}
+            write_text(temporary / "environment.json", json.dumps(facts, indent=1))
+            save_tensors(state, temporary / CHECKPOINT)
+        except BaseException:
+            lock.release()
+            raise
+    lock.moved(out)
+    return lock
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Temporary folders of starts that were killed: old, and their locks are free."""
+    for left in out.parent.glob(f".{glob.escape(out.stem)}.*tmp{glob.escape(out.suffix)}"):
+        with suppress(InputError, OSError):
+            if time.time() - left.stat().st_mtime > 60:
+                with Lock(left):
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """environment.json of a run; empty where there is none. InputError where it is damaged."""
+    file = Path(run) / "environment.json"
+    if not file.exists():
+        return {}
+    try:
+        with open_regular(file) as opened:
+            found = json.loads(opened.read())
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not readable ({' '.join(str(error).split())[:150]}); remove it") from None
+    return found
 
 
 def load_run_config(run: Path) -> PretrainConfig:
-    if not (Path(run) / "config.yaml").is_file():
+    """The settings of a run, with its dataset where it can be found from here."""
+    run = Path(run)
+    if not (run / "config.yaml").is_file():
         raise InputError(f"{run} is not a run folder (no config.yaml); give the --out of a pretraining run")
-    return load_yaml(Path(run) / "config.yaml")
+    config = load_yaml(run / "config.yaml")
+    return config if config.data is None else replace(config, data=_find(config.data, run))
+
+
+def _find(data: Path, run: Path) -> Path:
+    """Where a run's dataset lies: older runs hold a path that was relative to the folder they were started in, which is mostly
+    above the run's. The one with the run's checksum counts, else the first that exists, else the path as it is."""
+    places = [place / data for place in (Path(), *run.absolute().parents)]  # an absolute path stays as it is
+    there = [place for place in dict.fromkeys(places) if (place / "meta.json").is_file()]
+    if len(there) > 1:
+        wanted = read_environment(run).get("data_checksum")
+        there = [place for place in there if sha256(place / "meta.json") == wanted] or there
+    return there[0] if there else data
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without the half one that a killed run may have left. InputError where it is damaged."""
+    file = Path(run) / "metrics.jsonl"
+    if not file.exists():
+        return []
+    with open_regular(file) as opened:
+        *lines, _ = opened.read().decode(errors="replace").split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            if type(values["epoch"]) is not int or not all(isinstance(v, (int, float)) for v in values.values()):
+                raise ValueError("no numbers by name")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = " ".join(f"{error}".split())[:100]
+            raise InputError(f"{file}: line {number} is no line of metrics ({reason}); remove that line") from None
+        found.append(values)
+    return found
 
 
 class Metrics:
@@ -56,20 +132,16 @@ class Metrics:
     a killed run left at the end."""
 
     def __init__(self, run: Path, resume_epoch: int):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = run / "metrics.jsonl"
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in lines if json.loads(line)["epoch"] <= resume_epoch]
-            write_text(self.path, "".join(kept))
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=resume_epoch + 1)
+            kept = [line for line in read_metrics(run) if line["epoch"] <= resume_epoch]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.board = Board(run / "tensorboard", resume_epoch + 1)
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
-        with open(self.path, "a") as file:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, epoch)
+        self.board.write(epoch, values)
 
     def close(self) -> None:
         self.board.close()

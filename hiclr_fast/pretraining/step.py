@@ -14,7 +14,7 @@ from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.skeletons import Layout
+from hiclr_fast.skeletons import METRES, Layout, Space
 from hiclr_fast.training.optimizer import make_sgd
 from hiclr_fast.training.precision import autocast
 from hiclr_fast.views.augment import make_views
@@ -32,9 +32,11 @@ class TrainStep:
 
     phase = staticmethod(record_function)  # around each of PHASES; `profile.py` puts a clock here
 
-    def __init__(self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE):
+    def __init__(
+        self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE, space: Space = METRES
+    ):
         c = self.config = config
-        self.layout, self.model, self.ranks = layout, model, ranks
+        self.layout, self.model, self.ranks, self.space = layout, model, ranks, space
         self.device = device = model.fill.device
         self.together = device.type == "cuda"  # fewer launches; on CPU separate passes fit the caches better
         self.lr = torch.full((), config.lr, device=device)
@@ -83,16 +85,16 @@ class TrainStep:
         """Adds the gradient of one micro-batch; its keys (n, D) and numbers (B + 3,)."""
         c, model = self.config, self.model
         draw = dict(seed=c.seed, step=self.number)
-        kinds = (*c.branches, c.key_view)
+        kinds, how = (*c.branches, c.key_view), dict(stream=c.stream, fill=model.fill, space=self.space)
         with self.phase("augment"):
-            views = make_views(x, index, ids, kinds, c.augment, self.layout, **draw, stream=c.stream, fill=model.fill)
+            views = make_views(x, index, ids, kinds, c.augment, self.layout, **draw, **how)
             a, rows = c.augment, len(index) * x.shape[-1]
             graphs = draw_graphs(c.branches, a.edge_drop, a.edge_add, model.encoder_q, rows, **draw)
         with self.autocast():
             with self.phase("query forward"):
-                q = model.queries(views[:-1], graphs, self.together)
+                q, key = model.pair(views[:-1], views[-1], graphs, self.together)
             with self.phase("key forward"):
-                key = model.keys(views[-1], move=False)
+                key = model.keys(views[-1], move=False) if key is None else key  # else it came with the queries
         with self.phase("loss"):
             half = c.amp and self.device.type == "cuda"
             loss, terms = model.loss(q, key, c.weights, topk, half=half, two_way=c.consistency == "two-way")
@@ -115,6 +117,7 @@ class TrainStep:
         return [*self.model.parameters(), *self.model.buffers(), *momenta, self.sums]
 
     def health(self) -> Tensor:
-        """(B + 4,) float32: `sums`, then the largest magnitude of any weight (NaN when one is not a number)."""
-        weights = torch.stack(torch._foreach_norm(list(self.model.parameters()), float("inf")))
+        """(B + 4,) float32: `sums`, then the largest magnitude in weights, statistics and queue (NaN when one is no number)."""
+        buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        weights = torch.stack(torch._foreach_norm([*self.model.parameters(), *buffers], float("inf")))
         return torch.cat([self.sums, weights.max()[None]])

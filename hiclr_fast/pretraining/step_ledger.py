@@ -3,9 +3,12 @@
 Predictions, never measurements: `--profile` on a GPU puts the two beside each other, `bench/step_ledger.py` prints these.
 """
 
+import os
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hiclr_fast.data.loading.loader import Batch
 from hiclr_fast.models.build import build_encoder
@@ -14,7 +17,8 @@ from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.step import PHASES, TrainStep
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.ledger import Ledger
-from hiclr_fast.training.pretended_gpu import without_values
+from hiclr_fast.training.precision import autocast
+from hiclr_fast.training.pretended_gpu import fake_mode, without_values
 
 Needed = dict[str, tuple[float, float]]  # phase: bytes, FLOPs
 
@@ -57,16 +61,18 @@ def _step(config: PretrainConfig, layout: Layout) -> TrainStep:
 def floor(config: PretrainConfig, layout: Layout, shape: tuple[int, ...], batch: int, world: int = 1) -> Needed:
     """(bytes, FLOPs) that every phase of one rank's step cannot do without, activations and weights in fused kernels.
 
-    A forward pass: what every block puts out, written once and read once.
+    A forward pass: what every block puts out, written once and read once; the FLOPs of the plain way, zeros left out.
     """
     moved: list[int] = []
     step = _step(config, layout)
     encoder = step.model.encoder_k
     for block in encoder.blocks:
         block.register_forward_hook(lambda *args: moved.append(2 * args[2].nbytes))
-    with Ledger() as ledger, torch.no_grad(), step.autocast():
-        encoder.forward(torch.empty(2, *shape, device=step.device))
-    forward_bytes, forward_flops = sum(moved) / 2, ledger.cost().flops / 2  # a sample
+    plain = patch.dict(os.environ, HICLR_KERNELS="reference")
+    half = autocast(torch.device("cpu"), config.amp)
+    with plain, fake_mode(), torch.no_grad(), FlopCounterMode(display=False) as counter, half:
+        encoder.forward(torch.empty(2, *shape))
+    forward_bytes, forward_flops = sum(moved) / 2, counter.get_total_flops() / 2  # a sample
     branches, width = len(config.branches), config.feature_dim
     sample, weights = 4 * torch.Size(shape).numel(), 4 * sum(p.numel() for p in encoder.parameters())
     return {

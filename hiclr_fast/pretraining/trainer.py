@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import as_plain, update
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.build import initial_encoder
@@ -18,22 +20,27 @@ from hiclr_fast.models.hiclr import HiCLR
 from hiclr_fast.models.layers import synchronise
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.step import TrainStep
+from hiclr_fast.skeletons import unlike
 from hiclr_fast.training.graph import GraphedStep
 from hiclr_fast.training.optimizer import learning_rate, scaled_rate
 from hiclr_fast.training.readback import Readback
+from hiclr_fast.training.state import check_count, check_like, load_momenta, load_scaler
 
 MAY_CHANGE = (  # on resume
     *("out", "data", "device", "threads", "epochs", "knn_every", "keep_every"),
     *("save_minutes", "read_every", "compile", "no_graph", "loader", "memory_share"),
 )
 
+MOST_RANKS = 1 << 16  # that a checkpoint may be of
+
 
 def check_job(config: PretrainConfig, data: Packed, ranks: Ranks) -> None:
     """InputError where settings, data and number of ranks do not go together."""
     config.check()
-    for name, want, have in (("layout", config.layout, data.layout.name), ("frames", config.frames, data.shape[1])):
-        if want is not None and want != have:
-            raise InputError(f"{data.path} has {name} {have}, the config says {want}; change {name} or the data")
+    if config.frames not in (None, data.shape[1]):
+        raise InputError(f"{data.path} has frames {data.shape[1]}, the config says {config.frames}; change frames or the data")
+    if config.layout is not None and (how := unlike(config.layout, data.layout)):
+        raise InputError(f"{data.path} has layout {data.layout.name}, the config says {config.layout}{how}; change one of them")
     if config.batch_size % (ranks.world * config.accumulate):
         raise InputError(
             f"batch_size {config.batch_size} does not divide by {ranks.world} ranks x {config.accumulate} passes; change it"
@@ -63,12 +70,13 @@ class Pretrainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.model = make_model(config, data, self.device, ranks)
-        self.train = TrainStep(config, data.layout, self.model, ranks)
+        self.train = TrainStep(config, data.layout, self.model, ranks, data.space)
         self.do_step = self.train if config.no_graph or self.device.type != "cuda" else GraphedStep(self.train)
         size, part = config.batch_size // ranks.world, dict(rank=ranks.rank, world=ranks.world)
         memory = dict(mode=config.loader, share=config.memory_share)
         self.loader = make_loader(data["train"], size, config.seed, self.device, **part, **memory)
         self.epoch, self.step = 1, 0  # the next step to do: 1-based epoch, 0-based step inside it
+        self.lock: Lock | None = None  # on the run folder, by rank 0, from `start` or `resume` on
         self.stop = False  # a signal came; with several ranks `self.train.sums` tells it to all of them
 
     @property
@@ -76,13 +84,14 @@ class Pretrainer:
         """The training split's x, where it lies on the device."""
         return self.loader.x if isinstance(self.loader, ResidentLoader) else None
 
-    def lr_now(self) -> float:
-        c, done = self.config, self.step / self.loader.steps
+    def lr_at(self, step: int) -> float:
+        """Of that step of the current epoch."""
+        c, done = self.config, step / self.loader.steps
         rules = dict(epochs=c.epochs, drops=c.drops, warmup=c.warmup_epochs, schedule=c.schedule)
         return learning_rate(self.epoch + done, base=scaled_rate(c.lr, c.batch_size, c.lr_batch), **rules)
 
     def train_step(self, batch: Batch) -> None:
-        self.train.prepare(self.lr_now(), (self.epoch - 1) * self.loader.steps + self.step)
+        self.train.prepare(self.lr_at(self.step), (self.epoch - 1) * self.loader.steps + self.step)
         if self.stop:
             self.train.stopping.fill_(1)
         self.do_step(batch, self.epoch > self.config.mining_epoch)
@@ -92,15 +101,21 @@ class Pretrainer:
         if isinstance(self.do_step, GraphedStep):
             self.do_step.close()
 
+    def release(self) -> None:
+        """Lets other processes have the run folder."""
+        if self.lock:
+            self.lock.release()
+
     def check_finite(self, numbers: list[float] | None = None) -> None:
-        """InputError when the loss or a weight is no longer a number. The checkpoint on disk stays as it was.
+        """InputError when the loss, a weight, a batch-norm statistic or a row of the queue is no longer a number.
+        The checkpoint on disk stays as it was.
 
         numbers: of `TrainStep.health`; none: those of now, for which it waits.
         """
         if not all(map(math.isfinite, Readback(self.device).now(self.train.health()) if numbers is None else numbers)):
             raise InputError(
-                f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}; the last good checkpoint is kept. "
-                "Lower --lr, add --warmup-epochs, or use --amp-dtype bf16"
+                f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}, or a weight or a statistic "
+                "did; the last good checkpoint is kept. Lower --lr, add --warmup-epochs, use --amp-dtype bf16, or check the data"
             )
 
     def state(self) -> dict[str, Any]:
@@ -115,6 +130,7 @@ class Pretrainer:
             "world": self.ranks.world,
             "config": as_plain(self.config),
             "layout": self.data.layout.name,
+            "input": Contract.of(self.data, self.config.stream).as_dict(),
             "data_checksum": self.data.checksum,
         }
 
@@ -126,18 +142,22 @@ class Pretrainer:
                 raise InputError(
                     f"{where} was trained with {name} {getattr(theirs, name)}, not {value}; resume with the same, or start anew"
                 )
-        if state["data_checksum"] != self.data.checksum:
+        if state.get("data_checksum") != self.data.checksum:
             raise InputError(f"{where} was trained on another dataset than {self.data.path}; give that one with --data")
-        try:
-            self.model.load_state_dict(state["model"])
-            self.train.optimizer.load_state_dict(state["optimizer"])
-            self.train.scaler.load_state_dict(state["scaler"])
-            self.train.sums.copy_(state["sums"])
-            self.epoch, self.step, world = state["epoch"], state["step"], state["world"]
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise InputError(f"{where} does not fit this model ({' '.join(str(error).split())[:200]})") from None
-        for group in self.train.optimizer.param_groups:
-            group["lr"] = self.train.lr  # the tensor that `prepare` fills
+        missing = {"optimizer", "scaler", "sums", "epoch", "step", "world"} - set(state)
+        if missing:
+            raise InputError(f"{where} holds no {min(missing)}; it is no checkpoint to continue from")
+        check_like(state["model"], self.model.state_dict(), f"{where} model")
+        check_like(state["sums"], self.train.sums, f"{where} sums")
+        check_count(int(state["model"]["pointer"]), 0, self.config.queue_size - 1, f"{where} pointer")
+        epoch = check_count(state["epoch"], 1, theirs.epochs + 1, f"{where} epoch")
+        step = check_count(state["step"], 0, self.loader.steps, f"{where} step")
+        world = check_count(state["world"], 1, MOST_RANKS, f"{where} world")
+        load_momenta(self.train.optimizer, state["optimizer"], where, every=True)
+        load_scaler(self.train.scaler, state["scaler"], where)
+        self.model.load_state_dict(state["model"])
+        self.train.sums.copy_(state["sums"])
+        self.epoch, self.step = epoch, step
         self.train.sums[-1] = 0  # that a rank was asked to stop
         if world != self.ranks.world and self.ranks.rank == 0 and not self.config.sync_batch_norm:
             tqdm.write(

@@ -8,6 +8,7 @@ import numpy as np
 from hiclr_fast.drawing import new_figure
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#666666"
+DASHES = ("-", "--", ":", "-.")
 LONGEST = 28  # characters of a class name that are drawn
 
 
@@ -25,24 +26,48 @@ def _bare(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def curves(metrics: Sequence[dict], path: Path) -> None:
-    """Loss of every epoch, and the 1-NN accuracy where it was measured. metrics: the lines of metrics.jsonl."""
-    figure = new_figure(9, 3.2)
-    left, right = figure.subplots(1, 2)
-    epochs = [line["epoch"] for line in metrics]
-    left.plot(epochs, [line["loss"] for line in metrics], color=BLUE, lw=1.6, label="total")
-    left.plot(epochs, [line["info_nce"] for line in metrics], color=ORANGE, lw=1.2, label="InfoNCE")
-    left.set(xlabel="epoch", title="loss")
-    left.legend(frameon=False)
-    known = [(line["epoch"], line["knn1"]) for line in metrics if "knn1" in line]
-    right.plot(*zip(*known, strict=True), "o-", color=BLUE, lw=1.6, ms=4) if known else None
-    right.set(xlabel="epoch", title="1-NN accuracy, validation (%)" if known else "1-NN accuracy was not measured")
-    right.set_xlim(left.get_xlim())
-    for axes in (left, right):
+def curves(metrics: Sequence[dict], path: Path, baselines: dict[str, float] | None = None) -> None:
+    """Everything that metrics.jsonl holds of every epoch. metrics: its lines; baselines: 1-NN percent by name, drawn as lines
+    across."""
+    figure = new_figure(12, 6)
+    loss, consistency, nearest, spread, rate, speed = figure.subplots(2, 3).flat
+    consistencies = [name for name in metrics[-1] if name.startswith("consistency_")]
+    _lines(loss, metrics, {"loss": "total", "info_nce": "InfoNCE"}, "loss")
+    _lines(consistency, metrics, {n: f"branch {n[-1]} to branch {int(n[-1]) - 1}" for n in consistencies}, "consistency")
+    _lines(nearest, metrics, {"knn1": "pretrained encoder"}, "1-NN accuracy, validation (%)")
+    for number, (name, percent) in enumerate((baselines or {}).items()):
+        nearest.axhline(percent, color=GREY, lw=1.2, ls=DASHES[1 + number % 3], label=name)
+    _lines(spread, metrics, {"spread": "queries"}, "spread: 1 all directions, 0 collapsed")
+    spread.set_ylim(0, 1.05)
+    _lines(rate, metrics, {"lr": "learning rate"}, "learning rate, start of the epoch")
+    _lines(speed, metrics, {"samples_per_s": "training"}, "samples a second")
+    speed.set_ylim(bottom=0)
+    for axes in (loss, consistency, nearest, spread, rate, speed):
+        axes.set_xlim(*_around(metrics[0]["epoch"], metrics[-1]["epoch"]))
+        axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
         _bare(axes)
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def _around(first: int, last: int) -> tuple[float, float]:
+    margin = max(0.5, 0.04 * (last - first))
+    return first - margin, last + margin
+
+
+def _lines(axes, metrics: Sequence[dict], names: dict[str, str], title: str) -> None:
+    """A line for each of the names that the metrics have, told apart by dashes too."""
+    seen = False
+    for number, (name, label) in enumerate(names.items()):
+        known = [(line["epoch"], line[name]) for line in metrics if name in line]
+        if known:
+            look = dict(color=(BLUE, ORANGE, GREY)[number % 3], ls=DASHES[number % len(DASHES)], lw=1.6)
+            axes.plot(*zip(*known, strict=True), marker="o" * (len(known) <= 30), ms=3.5, label=label, **look)
+            seen = True
+    axes.set_title(title if seen else f"{title}: not measured", fontsize=11)
 
 
 def confusion(label: np.ndarray, guess: np.ndarray, classes: Sequence[str], path: Path) -> np.ndarray:
@@ -58,11 +83,9 @@ def confusion(label: np.ndarray, guess: np.ndarray, classes: Sequence[str], path
     if few:
         for i, j in np.argwhere(counts):
             axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.55 else "black")
-    names = [_short(name) for name in classes] if few else [str(c) for c in range(len(classes))]
-    axes.set_xticks(
-        range(len(classes)), names, rotation=90 if not few else 40, ha="right" if few else "center", fontsize=8 if few else 6
-    )
-    axes.set_yticks(range(len(classes)), names, fontsize=8 if few else 6)
+    names, small = [_short(name) for name in classes], 8 if few else 6 if len(classes) <= 70 else 4.5
+    axes.set_xticks(range(len(classes)), names, rotation=40 if few else 90, ha="right" if few else "center", fontsize=small)
+    axes.set_yticks(range(len(classes)), names, fontsize=small)
     for label_text in axes.get_xticklabels() + axes.get_yticklabels():
         label_text.set_rotation_mode("anchor" if few else "default")
     _plain(axes.get_xticklabels() + axes.get_yticklabels())

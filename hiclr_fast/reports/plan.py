@@ -14,7 +14,7 @@ from hiclr_fast.evaluation.protocols.semi import SemiConfig
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.machine import pick_device
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.skeletons import STREAMS
+from hiclr_fast.skeletons import STREAMS, difference
 
 PROTOCOLS = ("knn", "linear", "retrieval", "cluster", "semi", "finetune", "transfer")
 
@@ -61,6 +61,7 @@ class Plan:
         for data in sets:
             train_val(data)
         for config in self.configs.values():
+            config.check()
             LinearConfig(epochs=self.linear_epochs).check()
             replace(self.training, epochs=self.finetune_epochs).official(config.encoder).check()
             for percent in self.semi_percent:
@@ -70,9 +71,10 @@ class Plan:
         if "transfer" in self.protocols and self.transfer_to:
             target = open_packed(self.transfer_to)
             train_val(target)
-            if target.layout.name != sets[0].layout.name:
+            if how := difference(sets[0].layout, target.layout):
+                mine, other = sets[0].layout.name, target.layout.name
                 raise InputError(
-                    f"transfer to {target.path} of layout {target.layout.name}: {sets[0].path} has {sets[0].layout.name}, "
+                    f"transfer to {target.path} of layout {other}: {sets[0].path} has {mine} ({how}), "
                     "and an encoder belongs to its joints; leave --transfer-to out"
                 )
         return sets

@@ -26,7 +26,7 @@ from hiclr_fast.machine import environment
 from hiclr_fast.models.load import CHECKPOINT, checkpoint_of
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.run_folder import ENCODER, load_run_config
+from hiclr_fast.pretraining.run_folder import ENCODER, load_run_config, read_environment
 from hiclr_fast.pretraining.start import finish, resume, start
 from hiclr_fast.pretraining.trainer import MAY_CHANGE
 from hiclr_fast.reports.plan import Plan
@@ -42,10 +42,10 @@ def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
     """
     if (out / CHECKPOINT).is_file():
         theirs = load_run_config(out)
-        facts = json.loads((out / "environment.json").read_text())
+        facts = read_environment(out)
         names = ["epochs", *(name for name in vars(config) if name not in MAY_CHANGE)]
         wanted = {name: (getattr(config, name), getattr(theirs, name)) for name in names}
-        wanted["data checksum"] = (data.checksum, facts["data_checksum"])
+        wanted["data checksum"] = (data.checksum, facts.get("data_checksum"))
         for what, (mine, found) in wanted.items():
             if mine != found:
                 raise InputError(f"{out} is a run with {what} {found}, expected {mine}; move it away, or choose another --out")

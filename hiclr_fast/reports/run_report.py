@@ -1,7 +1,6 @@
 """report.html of a run: one file that holds everything (images inlined), and the PNGs beside it."""
 
 import base64
-import json
 import textwrap
 from pathlib import Path
 
@@ -17,7 +16,10 @@ from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.results import RESULTS, read_results, read_scores
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain
+from hiclr_fast.pretraining import run_folder
+from hiclr_fast.pretraining.monitor import COMPARISON
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.figures import confusion, curves, embedding, per_class
 
@@ -27,17 +29,22 @@ TEMPLATE = Path(__file__).with_name("run_report.html")
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl."""
-    file = run / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist; the run has not finished an epoch, train it first") from None
-    except ValueError as error:
-        raise InputError(f"{file}: a line is not JSON ({error}); remove that line") from None
+    """The lines of metrics.jsonl, at least one."""
+    lines = run_folder.read_metrics(run)
     if not lines:
-        raise InputError(f"{file} is empty; the run has not finished an epoch, train it first")
+        raise InputError(f"{run} has no metrics: it has not finished an epoch, train it first")
     return lines
+
+
+def read_comparison(run: Path, epoch: int) -> dict[str, float]:
+    """1-NN percent of coordinates, random and pretrained encoder at the end of the run; empty where there is none of that
+    epoch (the run goes on, or is of an older version)."""
+    if not (run / COMPARISON).is_file():
+        return {}
+    found = read_json(run / COMPARISON)
+    names = {"raw": "raw coordinates", "random": "random encoder", "pretrained": "pretrained encoder"}
+    percent = {text: expect(found.get(name), float, str(run / COMPARISON), name) for name, text in names.items()}
+    return percent if found.get("epoch") == epoch else {}
 
 
 def moving(candidate: Candidate, scores: np.ndarray, path: Path) -> None:
@@ -48,8 +55,9 @@ def moving(candidate: Candidate, scores: np.ndarray, path: Path) -> None:
     still = np.zeros(x.shape[2:4], bool)
     found = []
     for row, sample in zip(rows, x, strict=True):
-        guess = classes[int(scores[row].argmax())]
-        found.append(Picture(_wrapped(classes[val.label[row]]), f"predicted:\n{_wrapped(guess)}", sample, still))
+        guess = int(scores[row].argmax())
+        verdict = "✓ right" if guess == val.label[row] else f"✗ wrong, predicted:\n{_wrapped(classes[guess])}"
+        found.append(Picture(_wrapped(classes[val.label[row]]), verdict, sample, still, candidate.data.space))
     animation(found, candidate.data.layout.bones, path)
 
 
@@ -64,6 +72,8 @@ def all_results(folder: Path, checkpoint: str) -> list[dict]:
     for file in sorted(folder.rglob(RESULTS)):
         results = read_results(file.parent)
         percent = {name: f"{value:.2f}" for name, value in results.get("percent", {}).items()}
+        if "mean_class_top1" in results:
+            percent["mean class top1"] = f"{results['mean_class_top1']:.2f}"
         stale = results.get("checkpoint_sha256", checkpoint) != checkpoint
         found.append({"where": str(file.parent.relative_to(folder)), "percent": percent, "stale": stale})
     return found
@@ -81,14 +91,15 @@ def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
     scores = read_scores(candidate.folder / candidate.name_of("linear"))
     classes = candidate.data.classes
     out.mkdir(parents=True, exist_ok=True)
-    curves(metrics, out / "curves.png")
+    baselines = read_comparison(run, metrics[-1]["epoch"])
+    curves(metrics, out / "curves.png", {name: p for name, p in baselines.items() if name != "pretrained encoder"})
     counts = confusion(scores["label"], scores["scores"].argmax(1), classes, out / "confusion.png")
     per_class(counts, classes, out / "per_class.png")
     _, val = candidate.features
     drawn = embedding(val.feature, val.label, classes, out / "tsne.png") if len(val.label) >= FEWEST else 0
     moving(candidate, scores["scores"], out / "skeletons.gif")
     pictures = [
-        ("curves.png", "Pretraining", "Loss and its InfoNCE part, and 1-NN accuracy along the way."),
+        ("curves.png", "Pretraining", "What every epoch left in metrics.jsonl; dashed across: 1-NN without pretraining."),
         ("confusion.png", "Confusion matrix", "Linear protocol, last epoch, validation samples; numbers are counts."),
         ("per_class.png", "Accuracy of each class", "Linear protocol, last epoch."),
         *[("tsne.png", "Features", f"t-SNE of {drawn} validation samples, frozen encoder, coloured by class.")] * bool(drawn),
@@ -105,18 +116,20 @@ def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
     ]
     headline = {
         "linear, top-1": f"{linear['percent']['top1']:.1f} %",
+        **({"linear, mean of classes": f"{linear['mean_class_top1']:.1f} %"} if "mean_class_top1" in linear else {}),
         **{f"k-NN, {name}": f"{value:.1f} %" for name, value in list(near["percent"].items())[:1]},
         "epochs": str(metrics[-1]["epoch"]),
         "last loss": f"{metrics[-1]['loss']:.3f}",
     }
     page = Environment(autoescape=True).from_string(TEMPLATE.read_text())
-    environment = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    environment = run_folder.read_environment(run)
     text = page.render(
         run=run.name,
         data=f"{candidate.data.path.name}: {len(candidate.data['train'])} training, {len(val.label)} validation samples, "
         f"{len(classes)} classes, layout {candidate.data.layout.name}",
         stream=candidate.stream,
         headline=headline,
+        comparison={f"1-NN, {name}": f"{percent:.1f} %" for name, percent in baselines.items()},
         pictures=inlined,
         results=all_results(candidate.folder, candidate.weights.sha256),
         config=as_plain(config),

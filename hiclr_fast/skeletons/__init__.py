@@ -1,14 +1,15 @@
 """Joint layouts as data, the graph of each, the joint / bone / motion streams, and what the three numbers of a joint are."""
 
 from hiclr_fast.skeletons.graph import Strategy, adjacency, hop_distance
-from hiclr_fast.skeletons.known import LAYOUTS, get_layout, read_layout
+from hiclr_fast.skeletons.known import LAYOUTS, get_layout, read_layout, unlike
 from hiclr_fast.skeletons.layout import Layout, difference, same_skeleton
-from hiclr_fast.skeletons.space import Space
+from hiclr_fast.skeletons.space import METRES, Space
 
 STREAMS = ("joint", "bone", "motion")  # in the order of every fusion
 
 __all__ = [
     "LAYOUTS",
+    "METRES",
     "STREAMS",
     "Layout",
     "Space",
@@ -19,4 +20,5 @@ __all__ = [
     "hop_distance",
     "read_layout",
     "same_skeleton",
+    "unlike",
 ]

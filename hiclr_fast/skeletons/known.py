@@ -3,11 +3,11 @@
 To add one, add one `Layout(...)` to `LAYOUTS`: names, parents, centre and mirror pairs say everything else.
 """
 
-import json
 from pathlib import Path
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import open_regular
+from hiclr_fast.files.archives import read_whole
+from hiclr_fast.files.json_files import parse_json
 from hiclr_fast.skeletons.layout import Layout, difference
 
 LARGEST = 1 << 20  # bytes of a layout file
@@ -179,13 +179,17 @@ def get_layout(name: str | Path) -> Layout:
 def read_layout(path: Path) -> Layout:
     """A layout from a JSON file: an object with the fields of `Layout`, see `Layout.from_dict`; its name is the file's unless
     it has one."""
-    with open_regular(path) as file:
-        text = file.read(LARGEST + 1)
-    try:
-        values = json.loads(text) if len(text) <= LARGEST else None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable JSON ({error}); see `hiclr prepare layout coco17` for a layout as JSON") from None
+    values = parse_json(read_whole(path, LARGEST), str(path))
     return own_name(Layout.from_dict(values, str(path), Path(path).stem), str(path))
+
+
+def unlike(name: str, layout: Layout) -> str:
+    """Why the layout is not the one called so, in words to go behind its name; empty where it is. Of a name that is not built in
+    and no .json file only the name is known."""
+    if name in LAYOUTS or Path(name).suffix == ".json":
+        how = difference(get_layout(name), layout)
+        return f" ({how})" if how else ""
+    return "" if name == layout.name else " (another name)"
 
 
 def own_name(layout: Layout, where: str) -> Layout:

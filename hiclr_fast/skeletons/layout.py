@@ -10,6 +10,7 @@ from typing import Any
 from hiclr_fast.errors import InputError
 
 Parts = tuple[tuple[str, tuple[int, ...]], ...]
+MOST_JOINTS = 1000  # graphs and checks grow with the square of it
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Layout:
         known = [field.name for field in fields(cls)]
         if not isinstance(values, Mapping) or not isinstance(values.get("parents"), Sequence):
             raise InputError(f"{where}: no layout; expected an object with `parents`, a list with one joint for each joint")
+        names = values.get("joint_names") or ()
+        if not isinstance(names, Sequence) or max(len(values["parents"]), len(names)) > MOST_JOINTS:
+            raise InputError(f"{where}: {len(values['parents'])} joints, names {str(names)[:40]}; expected at most {MOST_JOINTS}")
         for key in values:
             if key not in known:
                 near = get_close_matches(str(key), known, n=1, cutoff=0)[0]
@@ -122,10 +126,10 @@ def depths(parents: Sequence[int]) -> list[int]:
 
 def check(layout: Layout) -> None:
     """InputError on whatever is no skeleton; see `Layout`."""
-    where, v = f"layout {layout.name!r}", len(layout.parents)
-    if not layout.name or v < 2 or len(layout.joint_names) != v:
+    where, v = f"layout {str(layout.name)[:80]!r}", len(layout.parents)
+    if not layout.name or not 2 <= v <= MOST_JOINTS or len(layout.joint_names) != v:
         have = f"{len(layout.joint_names)} joint names, {v} parents"
-        raise InputError(f"{where}: {have}; expected a name, and as many of each, at least 2")
+        raise InputError(f"{where}: {have}; expected a name, and as many of each, 2 to {MOST_JOINTS}")
     twice = [n for i, n in enumerate(layout.joint_names) if n in layout.joint_names[:i]]
     if twice:
         raise InputError(f"{where}: two joints are called {twice[0]!r}; joint names have to differ")

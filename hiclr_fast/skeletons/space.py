@@ -53,3 +53,6 @@ class Space:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{where}: not a description of coordinates ({error}); prepare the set again") from None
         return cls(unit, third, size)
+
+
+METRES = Space()  # of every set that does not say otherwise

@@ -3,14 +3,14 @@
 The code runs on fake tensors (shapes, strides and dtypes only) that say of themselves that they lie on a GPU, so that it
 takes the branches that it takes there. Every operation of torch is one entry: its distinct inputs are read once, its outputs
 written once (`_special` has the exceptions). So is every launch of a Triton kernel, which does not run: a buffer that nothing
-has written yet is its output, every other tensor its input. WORK says of a kernel what this rule cannot know.
+has written yet is its output, every other tensor its input. `kernel_work.py` says of a kernel what this rule cannot know.
 
 Nothing here is a measurement. Caches, alignment and how well a kernel does its work are not in it.
 """
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -21,12 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from hiclr_fast.training.kernel_work import WORK, kernel_name, multiplies
 from hiclr_fast.training.pretended_gpu import pretending
 
 LISTED = (110, 64, 48, 36, 30)  # items that a multi-tensor kernel takes, by tensors an item (torch MultiTensorApply.cuh)
-WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # kernel: its arguments -> any of flops, read, write (bytes)
-    "sweep_kernel": lambda a: dict(flops=4 * a["rows"] * a["queue_rows"] * a["D"]),
-}
 FILLING = ("fill_", "zero_", "random_", "uniform_", "normal_", "bernoulli_", "exponential_", "copy_")  # read not what they write
 
 
@@ -57,6 +55,10 @@ def _order(t: Tensor) -> tuple[int, ...]:
     return tuple(stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1)
 
 
+def _tensors(tree: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+
+
 def _storage(t: Tensor) -> int:
     return t.untyped_storage()._cdata
 
@@ -70,13 +72,14 @@ class Ledger(TorchDispatchMode):
     """`with Ledger() as ledger:` counts what runs inside. `ledger.phase(name)`: a context whose entries have that name.
 
     entries: in order. saved: bytes that autograd keeps for the backward, without what was there before. peak: most bytes
-    that were allocated at once.
+    that were allocated at once. unstated: kernels with products of matrices that WORK does not know.
     """
 
     def __init__(self):
         super().__init__()
         self.entries: list[Entry] = []
         self.saved, self.peak = 0, 0
+        self.unstated: set[str] = set()
         self._phase, self._depth, self._live = "", 0, 0
         self._allocated: dict[int, int] = {}  # storage -> bytes
         self._blank: set[int] = set()  # storages that nothing has written
@@ -147,18 +150,22 @@ class Ledger(TorchDispatchMode):
         if opaque is not None:  # an operation of our own: count what it launches
             with self:
                 return opaque._init_fn(*args, **kwargs)
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        before = {_storage(t) for t in inputs}
+        given = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+        outputs = {a.name for a in func._schema.arguments if a.is_out}
+        inputs = _tensors([value for name, value in given.items() if name not in outputs])
+        before = set(map(_storage, _tensors(given)))
         depth, self._depth = self._depth, 0  # torch's own code sees where the tensors really are
         try:
             out = func(*args, **kwargs)
         finally:
             self._depth = depth
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor) and _storage(t) not in before]
+        made = [t for t in _tensors(out) if _storage(t) not in before]
         blank = func._schema.name.split("::")[1].lstrip("_").startswith(("empty", "new_empty"))
         for t in made:
             self._allocate(t, blank)
-        changed = _changed(func, args, kwargs)
+        changed = [
+            t for a in func._schema.arguments if _written(a) for t in tree_leaves(given.get(a.name)) if isinstance(t, Tensor)
+        ]
         self._blank -= {_storage(t) for t in changed}
         if (made or changed) and not blank and any(t.numel() for t in (*made, *changed)):
             self._count(func, args, kwargs, out, inputs, made, changed)
@@ -176,24 +183,20 @@ class Ledger(TorchDispatchMode):
     def launch(self, kernel: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """One launch of a Triton kernel."""
         given = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
-        tensors = [t for t in tree_leaves(given) if isinstance(t, Tensor)]
+        tensors = _tensors(given)
         outputs = [t for t in tensors if _storage(t) in self._blank]
         self._blank -= {_storage(t) for t in outputs}
         ids = {id(t) for t in outputs}
-        name = kernel.fn.__name__
+        name = kernel_name(kernel.fn)
+        if name not in WORK and multiplies(kernel.fn):
+            self.unstated.add(name)
         work = dict(read=_distinct([t for t in tensors if id(t) not in ids]), write=_distinct(outputs), flops=0)
         work |= WORK[name](given) if name in WORK else {}
         self._add(name, 1, work["read"], work["write"], work["flops"])
 
 
-def _changed(func, args, kwargs) -> list[Tensor]:
-    """The arguments that the operation writes."""
-    if not func._schema.is_mutable:
-        return []
-    given = zip(func._schema.arguments, args, strict=False)
-    named = ((a, kwargs[a.name]) for a in func._schema.arguments if a.name in kwargs)
-    written = [value for a, value in (*given, *named) if a.alias_info is not None and a.alias_info.is_write]
-    return [t for t in tree_leaves(written) if isinstance(t, Tensor)]
+def _written(argument) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 def _special(name: str, args, inputs, made, changed) -> list[tuple[int, int, int]] | None:

@@ -7,31 +7,64 @@ running old code after an upgrade.
 import functools
 import hashlib
 import inspect
+import os
+import pickle
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numba
 from numba import njit
+from numba.core.caching import FunctionCache
 
 
 @functools.cache
-def _folder(source: Path) -> str:
-    """Where code compiled from that folder is kept: beside it, under a digest of its files and of this package's."""
+def _folder(source: Path) -> str | None:
+    """Where code compiled from that folder is kept, under a digest of its files and of this package's: beside it, else in the
+    user's cache; None where neither can be written."""
     digest = hashlib.sha256(numba.__version__.encode())
     for file in (*sorted(source.glob("*.py")), *sorted(Path(__file__).parent.rglob("*.py"))):
         digest.update(file.read_bytes())
-    return str(source / "__pycache__" / f"numba_{digest.hexdigest()[:16]}")
+    name = f"numba_{digest.hexdigest()[:16]}"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    for place in (source / "__pycache__" / name, user / "hiclr_kernels" / name):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place):
+                return str(place)
+        except OSError:
+            continue
+    return None
+
+
+class _Cache(FunctionCache):
+    """A disk that is full or refuses costs the compilation, not the run."""
+
+    def load_overload(self, *args):
+        try:
+            return super().load_overload(*args)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def save_overload(self, *args):
+        with suppress(OSError):
+            super().save_overload(*args)
 
 
 def compiled(**options) -> Callable[[Callable], Callable]:
     """`numba.njit` with these options and that cache; a cache folder that the user configured for numba is left as it is."""
 
     def wrap(function: Callable) -> Callable:
-        configured = numba.config.CACHE_DIR
+        configured, found = numba.config.CACHE_DIR, njit(**options)(function)
         numba.config.CACHE_DIR = configured or _folder(Path(inspect.getfile(function)).parent)
         try:
-            return njit(cache=True, **options)(function)
+            if numba.config.CACHE_DIR:
+                found._cache = _Cache(function)  # what enable_caching() does, with that class
+        except RuntimeError:  # no place that can be written
+            pass
         finally:
             numba.config.CACHE_DIR = configured
+        return found
 
     return wrap

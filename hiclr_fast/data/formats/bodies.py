@@ -57,8 +57,10 @@ def _tracks(bodies: Bodies) -> list[np.ndarray]:
     for row in np.flatnonzero(slot > 0):
         earlier = slice(row - slot[row], row)
         again[row] = (ident[earlier] == ident[row]).sum()
-    keys = list(zip(ident.tolist(), again.tolist(), strict=True))
-    return [np.array([r for r, k in enumerate(keys) if k == key]) for key in dict.fromkeys(keys)]
+    rows: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(ident.tolist(), again.tolist(), strict=True)):
+        rows.setdefault(key, []).append(row)
+    return [np.array(track) for track in rows.values()]
 
 
 def denoised(bodies: Bodies) -> np.ndarray:

@@ -13,12 +13,13 @@ from hiclr_kernels.jit import compiled
 
 from hiclr_fast.data.formats.bodies import Bodies, denoised, first_two
 from hiclr_fast.data.formats.eight_bytes import FLAGS
-from hiclr_fast.data.formats.parse_numbers import PAD, end_of_line, read_int, read_xyz, skip_fields
+from hiclr_fast.data.formats.parse_numbers import PAD, end_of_line, read_count, read_int, read_xyz, skip_fields
 from hiclr_fast.data.formats.recording import Recording, read_bytes, read_padded
 from hiclr_fast.errors import InputError
 
 NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")  # setup, camera, performer, replication, action
 JOINTS = 25
+EMPTY = 1 << 14  # frames without a body that a file may have; others take 600 bytes, as in memory
 # Training subjects of cross-subject and training cameras of cross-view: Shahroudy et al. 2016; NTU 120: Liu et al. 2019.
 XSUB60 = (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38)
 XSUB120 = (
@@ -48,17 +49,17 @@ def _parse(data, joints):
     frame, ident = np.empty(most, np.int64), np.empty(most, np.int64)
     xyz = np.empty((most, joints, 3), np.float32)
     count, line = 0, 1
-    frames, i, ok = read_int(data, 0)
+    frames, i, ok = read_count(data, 0)
     i, alone = end_of_line(data, i)
     if not ok or not alone:
         return 2, line, 0, frame[:0], ident[:0], xyz[:0]
-    if frames < 0 or frames > n:
+    if frames < 0 or frames > EMPTY + most:
         return 6, line, 0, frame[:0], ident[:0], xyz[:0]
     for f in range(frames):
         line += 1
         if i >= n:
             return 1, line, 0, frame[:0], ident[:0], xyz[:0]
-        bodies, i, ok = read_int(data, i)
+        bodies, i, ok = read_count(data, i)
         i, alone = end_of_line(data, i)
         if not ok or not alone or bodies < 0:
             return 2, line, 0, frame[:0], ident[:0], xyz[:0]
@@ -71,7 +72,7 @@ def _parse(data, joints):
             if not ok or fields != 9:
                 return (4 if ok else 2), line, 0, frame[:0], ident[:0], xyz[:0]
             line += 1
-            have, i, ok = read_int(data, i)
+            have, i, ok = read_count(data, i)
             i, alone = end_of_line(data, i)
             if not ok or not alone or have != joints:
                 return (3 if ok and alone else 2), line, 0, frame[:0], ident[:0], xyz[:0]
@@ -103,9 +104,13 @@ def parse_skeleton(text: np.ndarray, where: str) -> Bodies:
     return Bodies(frames, frame, ident, xyz)
 
 
-def read_ntu(path: Path, bodies: Literal["first", "denoised"] = "first") -> Recording:
-    """One file -> (F, 25, 3, 2) float32 metres, absent bodies zero; label, subject and view (the camera) from its name."""
+def read_ntu(path: Path, bodies: Literal["first", "denoised"] = "first", named: bool = True) -> Recording:
+    """One file -> (F, 25, 3, 2) float32 metres, absent bodies zero; label, subject and view (the camera) from its name. named: a
+    name without them is an InputError, else it is a recording of which they are unknown."""
     found = NAME.search(path.stem)
+    if not found and not named:
+        select = first_two if bodies == "first" else denoised
+        return Recording(path.stem, select(parse_skeleton(read_padded(path, PAD), str(path))))
     if not found:
         raise InputError(f"{path}: the name holds no SsssCcccPpppRrrrAaaa; rename it as NTU RGB+D does")
     setup, camera, performer, _, action = map(int, found.groups())

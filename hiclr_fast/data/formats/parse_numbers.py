@@ -78,7 +78,7 @@ def _ends_here(data, i):
 
 @compiled(**FLAGS)
 def read_int(data, i):
-    """(value, place after it, ok): digits, after blanks and an optional sign; wraps beyond 64 bits."""
+    """(value, place after it, ok): digits, after blanks and an optional sign; wraps beyond 64 bits (ids)."""
     i = skip_blank(data, i)
     negative = data[i] == MINUS
     if negative or data[i] == PLUS:
@@ -88,6 +88,14 @@ def read_int(data, i):
         value = value * 10 + (data[i] - 48)
         i += 1
     return -value if negative else value, i, i > start and _ends_here(data, i)
+
+
+@compiled(**FLAGS)
+def read_count(data, i):
+    """`read_int` that is not ok beyond 18 digits, where it would wrap."""
+    start = skip_blank(data, i)
+    value, end, ok = read_int(data, start)
+    return value, end, ok and end - start <= 18
 
 
 @compiled(**FLAGS)

@@ -18,6 +18,7 @@ from hiclr_fast.data.formats.recording import Recording, read_bytes, read_padded
 from hiclr_fast.errors import InputError
 
 JOINTS, BODIES, CLASSES = 25, 2, 51
+OVERLAP = 10  # instances that a frame may belong to, on the average
 VIEWS = {"L": 1, "M": 2, "R": 3}
 
 
@@ -59,7 +60,7 @@ def read_labels(path: Path) -> list[tuple[int, int, int]]:
         if not line.strip():
             continue
         try:
-            action, first, last = (int(field) for field in line.split(",")[:3])
+            action, first, last = (int(field[:20]) for field in line.split(",", 3)[:3])
         except ValueError:
             raise InputError(f"{path}, line {number}: {line[:60]!r}, expected class,start,end,confidence") from None
         if not 1 <= action <= CLASSES or min(first, last) < 0:
@@ -70,14 +71,15 @@ def read_labels(path: Path) -> list[tuple[int, int, int]]:
 
 def read_split(path: Path) -> dict[str, str]:
     """{recording: train | val} of a split file."""
-    text = read_bytes(path).decode(errors="replace")
-    parts = re.split(r"(?im)^.*\b(train|valid?)\w*[^:\n]*:", text)
     out: dict[str, str] = {}
-    for kind, names in zip(parts[1::2], parts[2::2], strict=True):
-        split = "train" if kind.lower() == "train" else "val"
-        for name in re.findall(r"[\w-]+", names):
+    split = None
+    for line in read_bytes(path).decode(errors="replace").splitlines():
+        head, colon, names = line.rpartition(":")
+        if colon:
+            split = next((kind for kind in ("train", "val") if kind in head.lower()), None)
+        for name in re.findall(r"[\w-]+", names) if split else ():
             if out.setdefault(name, split) != split:
-                raise InputError(f"{path}: {name} is both a training and a validation recording; correct the list")
+                raise InputError(f"{path}: {name[:80]} is both a training and a validation recording; correct the list")
     if set(out.values()) != {"train", "val"}:
         raise InputError(f"{path}: no training and validation lists; give the dataset's cross-subject.txt or cross-view.txt")
     return out
@@ -86,10 +88,13 @@ def read_split(path: Path) -> dict[str, str]:
 def read_pku(path: Path, labels: Path, splits: dict[str, str]) -> list[Recording]:
     """Every instance of one skeleton file; its name is the file's and the number of the instance, from 0."""
     frames, split, out = read_frames(path), splits[path.stem], []
-    view = VIEWS.get(path.stem[-1], -1)
+    view, used = VIEWS.get(path.stem[-1], -1), 0
     for k, (action, start, stop) in enumerate(read_labels(labels / path.name)):
         if start >= len(frames) or stop > len(frames) or start == stop:
             raise InputError(f"{labels / path.name}: instance {k} has frames {start} to {stop}, {path.name} has {len(frames)}")
+        used += stop - start
+        if used > OVERLAP * len(frames):
+            raise InputError(f"{labels / path.name}: its instances take each frame of {path.name} over {OVERLAP} times")
         out.append(Recording(f"{path.stem}_{k}", frames[start:stop], action, view=view, split=split))
     return out
 

@@ -14,18 +14,22 @@ LARGEST = 1 << 30  # bytes of one text or JSON recording; the largest real ones 
 
 @dataclass(frozen=True)
 class Recording:
-    """frames: (F, V, 3, M) float32 metres, absent bodies zero; label: class 0..C-1; -1 where subject, view or setup is unknown.
+    """frames: (F, V, 3, M) float32 in space or (F, V, 2, M) pixels in an image, absent bodies zero; label: class 0..C-1 or its
+    name; -1 where label, subject, view or setup is unknown. subject: a number or a name.
 
-    split: train or val, where the dataset's own list says so.
+    split: train or val, where the dataset's own list says so. score: (F, V, M) float32 of the detection, where there is one.
+    image: width and height of the image in pixels, where they are known.
     """
 
     name: str
     frames: np.ndarray
-    label: int
-    subject: int = -1
+    label: int | str = -1
+    subject: int | str = -1
     view: int = -1
     setup: int = -1
     split: str | None = None
+    score: np.ndarray | None = None
+    image: tuple[float, float] | None = None
 
 
 def read_padded(path: Path, pad: int) -> np.ndarray:

@@ -1,32 +1,38 @@
 """The packed dataset: a folder of row files that is checked on opening and says how it was made.
 
-DIR/meta.json            format, layout, classes, shape, preprocessing, and per split: samples, files, sizes, SHA-256
-DIR/{split}.npy          float32 (N, 3, T, V, M), metres; a split larger than a shard: {split}_00000.npy, {split}_00001.npy, ...
-DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 unknown)
-DIR/report.csv           optional: recordings that were rejected or repaired, with the reason
+DIR/meta.json            format, layout (whole), space (what the coordinates are), classes, subjects (names, where they are not
+                         numbers), shape, preprocessing, and per split: samples, files, sizes, SHA-256
+DIR/{split}.npy          float32 (N, 3, T, V, M); a split larger than a shard: {split}_00000.npy, {split}_00001.npy, ...
+DIR/{split}_samples.npz  label (N,) int64, name (N,) unicode, subject (N,) int32, view (N,) int32 (-1 none or unknown)
+DIR/report.csv           optional: recordings that were rejected, repaired, filled or cut, with the reason
 """
 
 import hashlib
-import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import read_npz, sha256
-from hiclr_fast.skeletons import Layout, get_layout
+from hiclr_fast.files.archives import read_npz, read_whole, sha256
+from hiclr_fast.files.json_files import expect, parse_json
+from hiclr_fast.skeletons import LAYOUTS, METRES, Layout, Space
 
-FORMAT, VERSION = "hiclr_fast packed", 1
+FORMAT, VERSION, READ = "hiclr_fast packed", 2, (1, 2)  # 1 knew metres in space and whole sets of labels
 CHUNK = 1 << 24  # bytes of rows read at a time
+LARGEST_META = 1 << 26  # bytes
+SPLIT, FILE = re.compile(r"[\w-]+"), re.compile(r"[\w-]+\.np[yz]")
 VERIFY = 4 << 30  # bytes; a larger set is not hashed on every opening, `scripts/prepare.py check` does it
 
 
 @dataclass(frozen=True)
 class Split:
-    """x: (N, 3, T, V, M) float32 array or Rows on disk; label, subject, view: (N,) ints; name: (N,) unicode."""
+    """x: (N, 3, T, V, M) float32 array or Rows on disk; label, subject, view: (N,) ints, -1 unknown; name: (N,) unicode."""
 
     x: np.ndarray | Rows
     label: np.ndarray
@@ -37,6 +43,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def unlabelled(self) -> int:
+        """How many samples have no label."""
+        return int((self.label < 0).sum())
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -46,6 +57,16 @@ class Packed:
     shape: tuple[int, int, int, int]  # (3, T, V, M)
     splits: dict[str, Split]
     checksum: str  # SHA-256 of meta.json, which holds the checksum of every file
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what meta.json says beside its files: preprocessing, classes, ...
+    space: Space = METRES  # what the coordinates are
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every sample has a label."""
+        return not any(split.unlabelled for split in self.splits.values())
+
+    def class_name(self, label: int) -> str:
+        return self.classes[label] if label >= 0 else "no label"
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:
@@ -69,35 +90,35 @@ def chunks(rows: int, row: tuple[int, ...]) -> list[slice]:
 
 
 def check_labels(label: np.ndarray, classes: int, where: str) -> None:
-    bad = np.flatnonzero((label < 0) | (label >= classes))
+    bad = np.flatnonzero((label < -1) | (label >= classes))
     if len(bad):
-        raise InputError(f"{where}: sample {bad[0]} has label {label[bad[0]]}, expected 0 to {classes - 1}")
+        expected = f"0 to {classes - 1}" if classes else "no label: there are no classes"
+        raise InputError(f"{where}: sample {bad[0]} has label {label[bad[0]]}, expected {expected}, or -1 for none")
 
 
 def _read_meta(path: Path) -> tuple[dict, str]:
     file = path / "meta.json"
     if not file.is_file():
         raise InputError(f"{path} is not a packed dataset (no meta.json); make one with scripts/prepare.py")
+    text = read_whole(file, LARGEST_META)
     try:
-        text = file.read_bytes()
-        meta = json.loads(text)
-        if meta["format"] != FORMAT or meta["version"] != VERSION:
+        meta = expect(parse_json(text, str(file)), dict, str(file))
+        if meta["format"] != FORMAT or meta["version"] not in READ:
             raise ValueError(f"format {meta['format']!r} version {meta['version']}")
         layout = meta["layout"]
-        if isinstance(layout, str):
-            meta["layout"] = get_layout(layout)
-        else:
-            meta["layout"] = Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in layout.items()})
-        meta["shape"] = tuple(int(s) for s in meta["shape"])
-        meta["classes"] = tuple(str(c) for c in meta["classes"])
+        meta["layout"] = LAYOUTS[layout] if isinstance(layout, str) else Layout.from_dict(layout, "layout")
+        meta["shape"] = tuple(expect(s, int, "shape", "a length") for s in meta["shape"])
+        meta["classes"] = tuple(expect(c, str, "classes", "a name") for c in meta["classes"])
         for split, described in meta["splits"].items():
-            described["samples"] = int(described["samples"])
+            expect(described["samples"], int, split, "samples")
             for name, facts in described["files"].items():
-                if Path(name).name != name or not name.startswith(split):
-                    raise ValueError(f"file name {name!r}")
-                facts["bytes"], facts["sha256"] = int(facts["bytes"]), str(facts["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, OverflowError) as error:
-        raise InputError(f"{file}: not a {FORMAT} version {VERSION} description ({error}); prepare the set again") from None
+                if not FILE.fullmatch(name) or not name.startswith(split) or not SPLIT.fullmatch(split):
+                    raise ValueError(f"file name {name[:60]!r} of split {split[:60]!r}")
+                expect(facts["bytes"], int, name, "bytes")
+                expect(facts["sha256"], str, name, "sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: not a {FORMAT} version {VERSION} description ({reason}); prepare the set again") from None
     return meta, hashlib.sha256(text).hexdigest()
 
 
@@ -128,7 +149,10 @@ def _columns(path: Path, split: str, described: dict, meta: dict) -> tuple:
             found = f"{samples[column].dtype} {samples[column].shape}"
             raise InputError(f"{file}: {column} is {found}, expected one of kind {kinds} for each of {len(x)} samples")
     check_labels(samples["label"], len(meta["classes"]), f"{path} {split}")
-    return x, samples["label"], samples["name"], samples["subject"], samples["view"]
+    for column in ("subject", "view"):
+        if len(x) and not -1 <= samples[column].min() <= samples[column].max() <= np.iinfo(np.int32).max:
+            raise InputError(f"{file}: a {column} is below -1 or above {np.iinfo(np.int32).max}; prepare again")
+    return x, samples["label"].astype(np.int64), samples["name"], *(samples[c].astype(np.int32) for c in ("subject", "view"))
 
 
 def verify(path: Path, split: str, data: Split, files: dict[str, dict], progress: bool = False) -> None:
@@ -158,4 +182,6 @@ def open_packed(path: Path, full: bool = False) -> Packed:
             verify(path, split, data, meta["splits"][split]["files"], progress=full)
     else:
         tqdm.write(f"{path}: {size >> 30} GiB, checksums not verified now; `scripts/prepare.py check {path}` does")
-    return Packed(path, layout, meta["classes"], shape, splits, checksum)
+    facts = {name: value for name, value in meta.items() if name not in ("format", "version", "splits", "layout", "shape")}
+    space = Space.from_dict(meta.get("space"), f"{path / 'meta.json'} space")
+    return Packed(path, layout, meta["classes"], shape, splits, checksum, facts, space)

@@ -10,8 +10,21 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split, chunks, open_packed
 from hiclr_fast.drawing import Picture, contact_sheet
+from hiclr_fast.errors import InputError
 
 PICTURED = 20  # classes on the picture at most
+UNITS = {"m": "metres", "body": "bodies", "image": "half images"}
+PEOPLE = (0.3, 4.0)  # metres, sizes of bodies that are no surprise
+
+
+def about_size(data: Packed) -> str:
+    """One line on what the coordinates are, and a warning where no person is so large."""
+    space, kind = data.space, {"depth": "x, y, z", "zero": "x, y and a zero", "score": "x, y and the score"}[data.space.third]
+    size = "" if space.size is None else f"; bodies are {space.size:.3g} across (median)"
+    line = f"coordinates: {kind}, in {UNITS[space.unit]}{size}"
+    if space.unit == "m" and space.size is not None and not PEOPLE[0] <= space.size <= PEOPLE[1]:
+        return f"{line}\nwarning: people are not {space.size:.3g} m across; if these are people, give the right --unit"
+    return line
 
 
 def row_digests(split: Split) -> list[bytes]:
@@ -41,10 +54,11 @@ def _facts(split: Split, classes: int) -> list[str]:
         x = split.x[part]
         low, high = min(low, float(x.min())), max(high, float(x.max()))
         second += int(x[..., 1:].any(axis=(1, 2, 3, 4)).sum())
-    counts = np.bincount(split.label, minlength=classes)
+    counts = np.bincount(split.label[split.label >= 0], minlength=classes)
     known = [f"{len(np.unique(c[c >= 0]))}" if (c >= 0).any() else "unknown" for c in (split.subject, split.view)]
-    balance = f"{counts[counts > 0].min()} to {counts.max()}"
-    return [str(len(split)), f"{(counts > 0).sum()} of {classes}", balance, *known, f"{low:.2f} to {high:.2f}", str(second)]
+    balance = f"{counts[counts > 0].min()} to {counts.max()}" if counts.any() else "no labels"
+    labelled = [str(len(split)), str(split.unlabelled), f"{(counts > 0).sum()} of {classes}", balance]
+    return [*labelled, *known, f"{low:.2f} to {high:.2f}", str(second)]
 
 
 def warnings(data: Packed) -> tuple[list[str], list[str]]:
@@ -72,7 +86,7 @@ def warnings(data: Packed) -> tuple[list[str], list[str]]:
             notes.append(f"no {' and no '.join(kinds)} is in both splits")
         elif any(both.values()):
             notes.append("subjects and views are shared by the splits: neither cross-subject nor cross-view")
-        absent = set(np.unique(val.label).tolist()) - set(np.unique(train.label).tolist())
+        absent = set(np.unique(val.label).tolist()) - set(np.unique(train.label).tolist()) - {-1}
         if absent:
             leaks.append(f"class {data.classes[min(absent)]} has validation samples but no training samples")
     return leaks, notes
@@ -81,15 +95,20 @@ def warnings(data: Packed) -> tuple[list[str], list[str]]:
 def check_dataset(folder: Path, picture: Path | None = None) -> int:
     """Prints the table; 0 where the set is sound, 1 where its splits leak. InputError where a file is damaged or a value bad."""
     data = open_packed(folder, full=True)
-    labels = ["samples", "classes present", "samples a class", "subjects", "views", "values, metres", "second body seen"]
+    labels = ["samples", "without label", "classes present", "samples a class", "subjects", "views"]
+    labels += [f"values, {UNITS[data.space.unit]}", "second body seen"]
     columns = [_facts(split, len(data.classes)) for split in data.splits.values()]
     print(f"{folder}: layout {data.layout.name}, samples of {data.shape}; every checksum and value is right")
     for cells in zip(["", *labels], *([name, *column] for name, column in zip(data.splits, columns, strict=True)), strict=True):
         print("  ".join(f"{cell:>18}" for cell in cells))
+    print(about_size(data))
     report = Path(folder) / "report.csv"
     if report.is_file():
-        with open(report, newline="") as file:
-            counts = Counter(line["what"] for line in csv.DictReader(file))
+        try:
+            with open(report, newline="", encoding="utf-8", errors="replace") as file:
+                counts = Counter(line["what"] for line in csv.DictReader(file))
+        except (KeyError, csv.Error, OSError) as error:
+            raise InputError(f"{report}: not the report of a conversion ({error}); remove it") from None
         print("when it was made: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + f" (reasons in {report})")
     leaks, notes = warnings(data)
     for note in notes:
@@ -111,5 +130,5 @@ def draw_classes(data: Packed, path: Path) -> None:
     for label in chosen:
         row = int(np.argmax(split.label == label))
         x = split.x[row]
-        found.append(Picture(data.classes[label], str(split.name[row]), x, np.zeros(x.shape[1:3], bool)))
+        found.append(Picture(data.class_name(label), str(split.name[row]), x, np.zeros(x.shape[1:3], bool), data.space))
     contact_sheet(found, data.layout.bones, path)

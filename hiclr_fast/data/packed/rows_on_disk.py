@@ -1,6 +1,7 @@
 """Rows of equal shape over one or more .npy files, read by position: nothing is mapped, so a set may be larger than memory
 and than the address space, and any number of processes can read it at once."""
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import UNREADABLE, npy_facts, open_regular
+from hiclr_fast.files.archives import UNREADABLE, npy_facts, open_regular, reason_of
 
 _SEEK = threading.Lock()
 
@@ -23,10 +24,10 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     except InputError:
         raise
     except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable .npy of plain numbers ({error}); write it with np.save") from None
-    if dtype.hasobject or fortran:
-        raise InputError(f"{path}: holds Python objects or Fortran order; save plain C-ordered numbers")
-    size, expected = os.path.getsize(path) - offset, int(np.prod(shape, dtype=object)) * dtype.itemsize
+        raise InputError(f"{path}: not a readable .npy of plain numbers ({reason_of(error)}); write it with np.save") from None
+    if fortran:
+        raise InputError(f"{path}: holds Fortran order; save plain C-ordered numbers")
+    size, expected = os.path.getsize(path) - offset, math.prod(shape) * dtype.itemsize
     if size != expected:
         raise InputError(f"{path}: {size} bytes of data, its header says {expected}; the file was cut or changed")
     return shape, dtype, offset
@@ -61,7 +62,7 @@ class Rows:
         self.starts = np.cumsum([0, *(shape[0] for shape, *_ in headers)])
         self.order = order
         self.shape = (int(self.starts[-1]) if order is None else len(order), *row)
-        self.row_bytes = int(np.prod(row, dtype=np.int64)) * self.dtype.itemsize
+        self.row_bytes = math.prod(row) * self.dtype.itemsize
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:

@@ -1,13 +1,13 @@
 """Writes a packed dataset: rows stream through, the folder is whole or absent."""
 
 import csv
+import glob
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import FORMAT, VERSION, Split, check_labels, check_values, chunks
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import InputError, os_sentence, writing
 from hiclr_fast.files.archives import sha256
-from hiclr_fast.skeletons import LAYOUTS, Layout
+from hiclr_fast.files.atomic import new_folder
+from hiclr_fast.skeletons import METRES, Layout, Space
 
 SHARD = 1 << 30  # bytes of one row file
 MAX_SHARDS = 256  # all stay open while a set is read
@@ -28,8 +29,7 @@ def exclusive(out: Path) -> Iterator[Path]:
     """Only one process makes `out` at a time (a lock that the system drops when its holder dies). InputError when another does,
     or when `out` exists already."""
     out = Path(out)
-    if out.exists():
-        raise InputError(f"{out} exists already; choose another folder or remove it first")
+    _must_be_new(out)
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,21 @@ def exclusive(out: Path) -> Iterator[Path]:
     except Timeout:
         raise InputError(f"{out} is being written by another process; wait for it, or choose another folder") from None
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+        raise InputError(f"cannot write {os_sentence(error, out)}") from None
     try:
-        yield out
+        _must_be_new(out)  # another process may have finished it meanwhile
+        for left in out.parent.glob(f".{glob.escape(out.stem)}.*tmp{glob.escape(out.suffix)}"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        with writing(out):
+            yield out
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _must_be_new(out: Path) -> None:
+    if os.path.lexists(out):
+        raise InputError(f"{out} exists already; choose another folder or remove it first")
 
 
 def write_packed(
@@ -54,35 +63,32 @@ def write_packed(
     source: str,
     preprocessing: dict,
     report: Sequence[tuple[str, str, str]] = (),
+    subjects: Sequence[str] = (),
+    space: Space = METRES,
     shard_bytes: int = SHARD,
     locked: bool = False,
 ) -> None:
     """Writes under a temporary name beside `out` and renames at the end; memory use does not grow with the set.
 
-    report: (recording, rejected | repaired, reason) lines for report.csv. locked: the caller is inside `exclusive(out)`.
+    report: (recording, what was done, reason) lines for report.csv. subjects: names that the subject numbers stand for, where
+    they are not numbers themselves. space: what the coordinates are. locked: the caller is inside `exclusive(out)`.
     Raises InputError when `out` exists already, a split is empty, or on values that `open_packed` would refuse.
     """
     for split, data in splits.items():
         if len(data) == 0:
             raise InputError(f"{source}: the {split} split would be empty; check the split option")
         check_labels(data.label, len(classes), f"{source} {split}")
-    with nullcontext(Path(out)) if locked else exclusive(out) as out:
-        temporary = out.parent / f".{out.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-        temporary.mkdir()
-        try:
-            meta = _write_files(temporary, splits, source, shard_bytes, report)
-            meta |= {
-                "source": source,
-                "layout": layout.name if LAYOUTS.get(layout.name) == layout else asdict(layout),
-                "classes": list(classes),
-                "preprocessing": preprocessing,
-            }
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-            os.rename(temporary, out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with nullcontext(Path(out)) if locked else exclusive(out) as out, new_folder(out) as temporary:
+        meta = _write_files(temporary, splits, source, shard_bytes, report)
+        meta |= {
+            "source": source,
+            "layout": layout.as_dict(),
+            "space": space.as_dict(),
+            "classes": list(classes),
+            "subjects": list(subjects),
+            "preprocessing": preprocessing,
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
 def _write_files(folder: Path, splits: dict[str, Split], source: str, shard_bytes: int, report: Sequence) -> dict:
@@ -102,7 +108,7 @@ def _write_files(folder: Path, splits: dict[str, Split], source: str, shard_byte
             files[samples.name] = {"bytes": samples.stat().st_size, "sha256": sha256(samples)}
             described[split] = {"samples": len(data), "files": files}
     if report:
-        with open(folder / "report.csv", "w", newline="") as file:
+        with open(folder / "report.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows([("recording", "what", "reason"), *report])
     shape = list(next(iter(splits.values())).x.shape[1:])
     return {"format": FORMAT, "version": VERSION, "shape": shape, "splits": described}

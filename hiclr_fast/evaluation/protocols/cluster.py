@@ -7,12 +7,15 @@ NMI (arithmetic mean), adjusted Rand index, and accuracy after the best one-to-o
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.metrics import unit_rows
 from hiclr_fast.evaluation.results import Outcome
-from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import SEED, Range
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class ClusterConfig(Settings):
     starts: int = 10
     """Random starts of k-means; the best by inertia is kept."""
     seed: int = 0
+    """Of the starting points."""
 
-    def check(self) -> None:
-        require(starts=(self.starts >= 1, self.starts, "at least 1"))
+    RANGES: ClassVar = {"starts": Range(1, 10**4), "seed": SEED}
 
 
 def need_scikit_learn() -> None:
@@ -48,13 +51,12 @@ def cluster(candidate, settings: ClusterConfig, folder: Path, key: str) -> Outco
     need_scikit_learn()
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-    from sklearn.preprocessing import normalize
 
     _, val = candidate.features
     count = len(np.unique(val.label))
     if count < 2:
         raise InputError(f"{candidate.data.path}: all validation samples are of one class, so clusters cannot be judged")
-    means = KMeans(count, n_init=settings.starts, random_state=settings.seed).fit(normalize(val.feature))
+    means = KMeans(count, n_init=settings.starts, random_state=settings.seed).fit(unit_rows(val.feature).numpy())
     guess = matched(val.label, means.labels_)
     percent = {
         "NMI": 100 * float(normalized_mutual_info_score(val.label, means.labels_)),

@@ -1,20 +1,19 @@
 """k nearest neighbours on frozen features. The official code has no working k-NN: k and metric are stated with each number."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
-from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.metrics import topk_accuracy, unit_rows
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings, require
 from hiclr_fast.evaluation.spaces import Space, choose_space, in_space, inner_groups
+from hiclr_fast.files.ranges import POSITIVE
 
 KS = (1, 5, 10, 20)
 TEMPERATURE = 0.1
@@ -29,9 +28,12 @@ class KnnConfig(Settings):
     space: Space = "plain"
     """plain; centred or whitened by the training features; inner: the one of them that is best inside the training split."""
 
+    RANGES: ClassVar = {"temperature": POSITIVE}
+
     def check(self) -> None:
+        super().check()
         require(k=(min(self.k, default=0) >= 1, self.k, "at least 1"))
-        require(temperature=(0 < self.temperature < math.inf, self.temperature, "a finite number above 0"))
+        require(k=(len(set(self.k)) == len(self.k), self.k, "every number once"))
 
 
 def usual_ks(train: int) -> tuple[int, ...]:
@@ -51,8 +53,7 @@ def knn_scores(
         raise InputError(f"k-NN: k {min(ks)}, expected at least 1")
     if max(ks) > len(train.label):
         raise InputError(f"k-NN: k {max(ks)} is more than the {len(train.label)} training samples; use a smaller k")
-    bank = F.normalize(torch.from_numpy(train.feature), dim=1)
-    query = F.normalize(torch.from_numpy(val.feature), dim=1)
+    bank, query = unit_rows(train.feature), unit_rows(val.feature)
     label = torch.from_numpy(train.label)
     classes = int(max(train.label.max(), val.label.max())) + 1
     parts: dict[int, list[torch.Tensor]] = {k: [] for k in ks}

@@ -8,6 +8,7 @@ best epoch on the test set is reported only under that name.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.results import Outcome
-from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import COUNT, LENGTH, POSITIVE, SEED
+from hiclr_fast.flags import default
 from hiclr_fast.training.optimizer import MOMENTUM, learning_rate
 
 EPOCHS = 100
@@ -29,31 +32,34 @@ DROPS = {"stgcn": (80,), "dsta": (30, 80)}
 @dataclass(frozen=True)
 class LinearConfig(Settings):
     epochs: int = EPOCHS
+    """Passes over the training features."""
     lr: float = 3.0
-    drops: tuple[int, ...] | None = None
-    """x0.1 from the epoch after each; none: the encoder's official ones, in proportion to `epochs`."""
+    """Learning rate before the drops."""
+    drops: Annotated[tuple[int, ...] | None, default("official: 80 of 100 epochs for stgcn, 30 and 80 for dsta")] = None
+    """x0.1 from the epoch after each."""
     batch_size: int = 128
+    """The last incomplete batch is dropped."""
     seed: int = 0
+    """Of the head's initialisation and the order of samples."""
 
     def official(self, kind: str) -> "LinearConfig":
         if self.drops is not None:
             return self
         return replace(self, drops=tuple(round(drop * self.epochs / EPOCHS) for drop in DROPS[kind]))
 
-    def check(self) -> None:
-        for name in ("epochs", "lr", "batch_size"):
-            require(**{name: (getattr(self, name) > 0, getattr(self, name), "more than 0")})
+    RANGES: ClassVar = {"epochs": LENGTH, "lr": POSITIVE, "drops": COUNT, "batch_size": LENGTH, "seed": SEED}
 
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Percentages on the validation split; scores: (N_val, C) logits of the last epoch."""
+    """Percentages on the validation split; scores: (N_val, C) logits of the last epoch, by `head`."""
 
     top1: float
     top5: float
     best_on_test_top1: float
     best_on_test_epoch: int
     scores: np.ndarray
+    head: nn.Linear
 
 
 def linear(train: Features, val: Features, config: LinearConfig, device: torch.device) -> LinearResult:
@@ -82,7 +88,7 @@ def linear(train: Features, val: Features, config: LinearConfig, device: torch.d
         top1 = topk_accuracy(scores, val.label, 1)
         if top1 > best:
             best, best_epoch = top1, epoch
-    return LinearResult(top1, topk_accuracy(scores, val.label, 5), best, best_epoch, scores)
+    return LinearResult(top1, topk_accuracy(scores, val.label, 5), best, best_epoch, scores, head)
 
 
 def official_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
@@ -97,6 +103,7 @@ def linear_protocol(candidate, settings: LinearConfig, folder: Path, key: str) -
     """The linear protocol on a `Candidate`."""
     train, val = candidate.features
     found = linear(train, val, settings, candidate.device)
+    parts = () if candidate.origin == "raw" else candidate.keep_classifier(candidate.frozen(), found.head, folder, key)
     percent = {"top1": found.top1, "top5": found.top5, "best_on_test_top1": found.best_on_test_top1}
     more = {"headline": "last epoch", "schedule": asdict(settings), "best_on_test_epoch": found.best_on_test_epoch}
-    return Outcome(percent, val.name, val.label, {"scores": found.scores}, more)
+    return Outcome(percent, val.name, val.label, {"scores": found.scores}, more, parts=parts)

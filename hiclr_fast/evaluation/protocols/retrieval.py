@@ -5,20 +5,23 @@ Introduction to Information Retrieval, section 8.4). No counterpart in the offic
 """
 
 import csv
-import os
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
+from hiclr_fast.evaluation.metrics import unit_rows
 from hiclr_fast.evaluation.protocols.knn import compared
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.evaluation.spaces import Space
+from hiclr_fast.files.ranges import SOME
 
 CHUNK = 256  # queries ranked at a time
 
@@ -30,13 +33,14 @@ class RetrievalConfig(Settings):
     space: Space = "plain"
     """plain; centred or whitened by the training features; inner: where 1-NN is best inside the training split."""
 
+    RANGES: ClassVar = {"listed": SOME}
+
 
 def rank(train: Features, val: Features, listed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(average precision (N,), listed neighbours (N, listed) rows of train, their cosines (N, listed))."""
     if not 1 <= listed <= len(train.label):
         raise InputError(f"listed {listed}: expected 1 to the {len(train.label)} training samples")
-    bank = F.normalize(torch.from_numpy(train.feature), dim=1)
-    query = F.normalize(torch.from_numpy(val.feature), dim=1)
+    bank, query = unit_rows(train.feature), unit_rows(val.feature)
     label, places = torch.from_numpy(train.label), torch.arange(1, len(train.label) + 1, dtype=torch.float64)
     found = []
     for rows, wanted in zip(query.split(CHUNK), torch.from_numpy(val.label).split(CHUNK), strict=True):
@@ -54,16 +58,19 @@ def retrieval(candidate, settings: RetrievalConfig, folder: Path, key: str) -> O
     hit = train.label[order] == val.label[:, None]
     percent = {"mAP": 100 * float(precision.mean()), "P@1": 100 * float(hit[:, 0].mean())}
     percent[f"P@{settings.listed}"] = 100 * float(hit.mean())
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary, classes = folder / ".neighbours.tmp", candidate.data.classes
-    with open(temporary, "w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["query", "query class", "place", "neighbour", "neighbour class", "cosine"])
-        for i, (rows, cosines) in enumerate(zip(order, similarity, strict=True)):
-            asked = (val.name[i], classes[val.label[i]])
-            for place, (row, cosine) in enumerate(zip(rows, cosines, strict=True), 1):
-                out.writerow([*asked, place, train.name[row], classes[train.label[row]], f"{cosine:.4f}"])
-    os.replace(temporary, folder / "neighbours.csv")
     samples = {"average_precision": precision, "neighbour": train.name[order], "cosine": similarity}
     more = {"query": "validation", "searched": "training", "metric": "cosine", **space}
-    return Outcome(percent, val.name, val.label, samples, more)
+    listed = {"neighbours.csv": _listed(train, val, order, similarity, candidate.data.classes)}
+    return Outcome(percent, val.name, val.label, samples, more, listed)
+
+
+def _listed(train: Features, val: Features, order: np.ndarray, similarity: np.ndarray, classes: Sequence[str]) -> str:
+    """The neighbours of every query as CSV."""
+    file = io.StringIO()
+    out = csv.writer(file)
+    out.writerow(["query", "query class", "place", "neighbour", "neighbour class", "cosine"])
+    for i, (rows, cosines) in enumerate(zip(order, similarity, strict=True)):
+        asked = (val.name[i], classes[val.label[i]])
+        for place, (row, cosine) in enumerate(zip(rows, cosines, strict=True), 1):
+            out.writerow([*asked, place, train.name[row], classes[train.label[row]], f"{cosine:.4f}"])
+    return file.getvalue()

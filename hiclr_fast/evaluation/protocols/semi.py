@@ -7,14 +7,16 @@ all runs, streams and repeats on a dataset use the same subsets and can be fused
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.finetune import train_candidate
-from hiclr_fast.evaluation.results import Outcome, print_row, read_results, read_scores
+from hiclr_fast.evaluation.results import RESULTS, Outcome, finished, print_row, read_scores
 from hiclr_fast.evaluation.schedule import FinetuneConfig, official
-from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.files.ranges import SEED, Range
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,13 @@ class SemiConfig(Settings):
     def official(self, kind: str) -> "SemiConfig":
         return replace(self, training=official(self.training, "semi", kind))
 
+    RANGES: ClassVar = {"percent": Range(0, 100, above=True), "repeats": Range(1, 10**4)}
+
     def check(self) -> None:
-        require(percent=(0 < self.percent <= 100, f"{self.percent:g}", "more than 0 and at most 100"))
-        require(repeats=(self.repeats >= 1, self.repeats, "at least 1"))
+        super().check()
         self.training.check()
+        last = replace(self.training, seed=self.training.seed + self.repeats - 1)
+        last.check()  # seeds of the repeats follow each other
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,12 @@ class RepeatConfig(Settings):
     percent: float
     subset_seed: int
     training: FinetuneConfig
+
+    RANGES: ClassVar = {"percent": SemiConfig.RANGES["percent"], "subset_seed": SEED}
+
+    def check(self) -> None:
+        super().check()
+        self.training.check()
 
 
 def draw_subset(label: np.ndarray, percent: float, seed: int) -> np.ndarray:
@@ -64,7 +75,7 @@ def _repeat(candidate, settings: RepeatConfig, folder: Path, key: str) -> Outcom
 def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     """Mean and spread over the repeats; every repeat has its own folder with its scores and its sample names."""
     name = semi_name(settings.percent)
-    complete = (read_results(folder) or {}).get("key") == key  # then this call is a new one, not the rest of a stopped one
+    complete = finished(folder, key) is not None  # then this call is a new one, not the rest of a stopped one
     found = []
     for r in range(settings.repeats):
         training = replace(settings.training, seed=settings.training.seed + r)
@@ -80,8 +91,11 @@ def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
         "labelled_samples": len(found[0]["subset"]),
         "schedule": found[0]["schedule"],
     }
+    if all("mean_class_top1" in result for result in found):
+        more["mean_class_top1"] = mean_spread([result["mean_class_top1"] for result in found])[0]
     percent = {"top1": mean, "top5": mean_spread([result["percent"]["top5"] for result in found])[0]}
-    return Outcome(percent, first["name"], first["label"], {}, more)  # the scores are those of the repeats
+    parts = tuple(f"repeat{r}/{RESULTS}" for r in range(settings.repeats))  # the scores are those of the repeats
+    return Outcome(percent, first["name"], first["label"], {}, more, parts=parts)
 
 
 def semi_name(percent: float) -> str:

@@ -71,6 +71,20 @@ class _Views(torch.autograd.Function):
         return total, *(None,) * 8
 
 
+def check_sizes(x: Tensor, index: Tensor, draws: Draws) -> None:
+    """ValueError or IndexError where a kernel would read outside of its tensors. On CUDA nothing is said of the values of index:
+    looking at them would wait for the device."""
+    n, views = len(index), len(draws.masked)
+    if index.dtype != torch.int64 or index.dim() != 1 or draws.rows.shape[:2] != (n, views):
+        raise ValueError(f"index {index.dtype} {tuple(index.shape)} and draws of {tuple(draws.rows.shape[:2])} views: do not fit")
+    if draws.keep is not None and (len(draws.keep) != views or draws.keep.shape[2:] != x.shape[2:4]):
+        raise ValueError(f"draws mask {tuple(draws.keep.shape)}, expected ({views}, 1 or {n}, {x.shape[2]}, {x.shape[3]})")
+    if draws.noise is None and draws.sample.shape != (n,):
+        raise ValueError(f"draws of samples {tuple(draws.sample.shape)}, expected ({n},)")
+    if x.device.type == "cpu" and n and not 0 <= int(index.min()) <= int(index.max()) < len(x):
+        raise IndexError(f"index from {int(index.min())} to {int(index.max())} into {len(x)} samples")
+
+
 def apply_views(
     x: Tensor,
     index: Tensor,
@@ -87,10 +101,12 @@ def apply_views(
     x: (S, 3, T, V, M) float32, metres, the whole resident dataset or a batch; index: (N,) int64. mirror, parents: (V,).
     fill: (1,) learned value of masked joints, None is 0; a view with masked joints has its gradient. In memory a view is
     (N, M, T, V, 3), which is how the encoder stores its activations (the reference backend leaves it to torch).
-    Raises ValueError on shapes and dtypes that do not fit.
+    Raises ValueError on shapes, dtypes and joints that do not fit, IndexError on an index outside of x (on CPU).
     """
     if x.dim() != 5 or x.shape[1] != 3 or not len(mirror) == len(parents) == x.shape[3]:
         raise ValueError(f"x is {tuple(x.shape)} with {len(mirror)} mirror joints: expected (S, 3, T, V, M) and V of them")
+    if not all(0 <= joint < x.shape[3] for joint in (*mirror, *parents)):
+        raise ValueError(f"mirror {tuple(mirror)} or parents {tuple(parents)} name joints that are not among {x.shape[3]}")
     backend = choose_backend(x.device)
     if backend == "reference":
         raw = x[index]
@@ -98,5 +114,6 @@ def apply_views(
         return [apply_view(raw, p, mirror=mirror, parents=parents, stream=stream, fill=fill).to(out_dtype) for p in views]
     if x.dtype != torch.float32 or not x.is_contiguous():
         raise ValueError(f"x is {x.dtype} with strides {x.stride()}: expected a contiguous float32 dataset")
+    check_sizes(x, index, draws)
     fill = torch.zeros(1, device=x.device) if fill is None else fill
     return list(_Views.apply(fill, x, index, draws, tuple(mirror), tuple(parents), stream, out_dtype, backend))

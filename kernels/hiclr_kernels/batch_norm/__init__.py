@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hiclr_kernels.batch_norm import reference
+from hiclr_kernels.batch_norm.normalise import normalise as normalise
 
 _CL = torch.channels_last
 

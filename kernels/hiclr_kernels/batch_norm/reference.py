@@ -6,6 +6,9 @@ x, out, grad: (G, L, C), G groups of rows that are normalised each by itself. Su
 import torch
 from torch import Tensor
 
+from hiclr_kernels.batch_norm.parts import After, Norm, Rule
+from hiclr_kernels.philox.reference import keep
+
 
 def _keep(bits: Tensor | None, dropped: int) -> Tensor | float:
     """0 or 65536 / (65536 - dropped). bits: (G, L, C) int16."""
@@ -56,3 +59,45 @@ def spread(
     g = grad if out is None else torch.where(out > 0, grad, slope * grad)
     g = g * _keep(bits, dropped)
     return (a[:, None] * g + b[:, None] * (x - mean[:, None]) + c[:, None]).to(x.dtype)
+
+
+def _normalised(x: Tensor, norm: Norm | None, rule: Rule) -> Tensor:
+    """(G, L, C), at least float32. Statistics of every group, in at least float32; the running ones move group by group."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if norm is None:
+        return wide
+    var, mean = torch.var_mean(wide, dim=1, correction=0)  # (G, C)
+    if rule.mean_of is not None:
+        both = rule.mean_of(torch.stack([mean, var + mean.square()]))
+        mean, var = both[0], both[1] - both[0].square()
+    count = x.shape[1] * rule.world
+    with torch.no_grad():
+        for m, v in zip(mean, var * (count / max(1, count - 1)), strict=True):
+            norm.running_mean.lerp_(m.to(norm.running_mean), rule.momentum)
+            norm.running_var.lerp_(v.to(norm.running_var), rule.momentum)
+        norm.tracked.add_(len(x))
+    return (wide - mean[:, None]) * ((var + rule.eps).rsqrt() * norm.weight)[:, None] + norm.bias
+
+
+def normalise(
+    x1: Tensor,
+    x2: Tensor | None,
+    norm1: Norm | None,
+    norm2: Norm | None,
+    *,
+    rule: Rule,
+    after: After,
+    pooled: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`batch_norm.normalise` in torch's own operations; over several processes without the gradient through their mean."""
+    v = _normalised(x1, norm1, rule)
+    if after.dropped:
+        kept = keep(after.seed, x1.numel(), after.dropped, x1.device).view(x1.shape)
+        v = v * kept * (65536 / (65536 - after.dropped))
+    if x2 is not None:
+        v = v + _normalised(x2, norm2, rule)
+    v = torch.where(v > 0, v, after.slope * v)
+    if pooled:
+        return v.reshape(-1, pooled, v.shape[-1]).mean(1)
+    return v.to(dtype or x1.dtype)

@@ -22,10 +22,10 @@ def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _MASK
 
 
-def philox(key: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(key: int | Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four words of 32 random bits for every counter.
 
-    key: 64-bit seed. c0..c3: int64 tensors of values in [0, 2^32), shapes that broadcast together.
+    key: 64-bit seed, or () int64. c0..c3: int64 tensors of values in [0, 2^32), shapes that broadcast together.
     Returns four int64 tensors of the broadcast shape, values in [0, 2^32).
     """
     k0, k1 = key & _MASK, (key >> 32) & _MASK
@@ -62,3 +62,14 @@ def normal(key: int, c1: Tensor, c2: Tensor, c3: Tensor, rows: int, count: int, 
     angle = 2 * math.pi * u[..., 1]
     z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)  # (*, rows, Q, pair, 2)
     return z.flatten(-2).transpose(-2, -1).flatten(-2)[..., :count]
+
+
+def keep(seed: int | Tensor, count: int, dropped: int, device: torch.device | str = "cpu") -> Tensor:
+    """(count,) bool: which values dropout keeps, each but with probability dropped / 65536.
+
+    Sixteen bits a value: block i of four words makes the values 8 i to 8 i + 7, two of each, in the order of words 0, 2, 1, 3.
+    """
+    block = torch.arange(-(-count // 8), device=device)
+    a, b, c, d = philox(seed, block & _MASK, block >> 32, *torch.zeros(2, 1, dtype=torch.int64, device=device))
+    words = torch.stack([a, c, b, d], dim=1)
+    return torch.stack([words & 0xFFFF, words >> 16], dim=2).flatten()[:count] >= dropped

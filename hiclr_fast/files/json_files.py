@@ -1,0 +1,63 @@
+"""JSON that somebody else may have written or cut: results, descriptions, metrics, recordings.
+
+Limits: what Python makes of it, by its brackets, commas and quotes, is at most twice the file and SPARE bytes; a key stands once;
+NaN and Infinity are no numbers, except where a recording may hold them. Types are checked by `expect`: the few fields of each
+file are named where it is read, so that a schema language would be a second description of them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import UNREADABLE, read_whole, reason_of
+
+LARGEST, SPARE = 1 << 30, 64 << 20
+COST = {b"[": 88, b"{": 88, b",": 36, b'"': 28}  # bytes that Python takes
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What the file holds; InputError when it is not readable JSON of that kind."""
+    return expect(parse_json(read_whole(path, LARGEST), str(path)), kind, str(path))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """One object a line. A last line without a line break is what a killed process left, and is no line yet."""
+    *lines, _ = read_whole(path, LARGEST).split(b"\n")
+    return [expect(parse_json(line, f"{path}, line {n}"), dict, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+
+
+def parse_json(text: bytes, where: str, finite: bool = True) -> Any:
+    """The values in a text; InputError beyond the limits of this module."""
+    if sum(text.count(sign) * cost for sign, cost in COST.items()) > 2 * len(text) + SPARE:
+        raise InputError(f"{where}: {len(text)} bytes that are nearly all brackets or commas; it is no data")
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number if finite else float)
+    except UNREADABLE as error:
+        raise InputError(f"{where}: not readable JSON ({reason_of(error)}); replace or remove it") from None
+
+
+def expect(value: Any, kind: type, where: str, name: str = "") -> Any:
+    """`value`, if it is of that kind (a bool is no number); else InputError."""
+    right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not right:
+        what = f"{name} is" if name else "holds"
+        raise InputError(f"{where}: {what} {_WORDS.get(type(value), type(value).__name__)}, expected {_WORDS.get(kind, kind)}")
+    return value
+
+
+_WORDS = {
+    **{type(None): "null", dict: "an object", list: "a list", str: "text"},
+    **{int: "a whole number", float: "a number", bool: "true or false"},
+}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")

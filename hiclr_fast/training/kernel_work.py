@@ -1,0 +1,36 @@
+"""What the ledger cannot see of a Triton kernel: the FLOPs of its products, and bytes where it does not read every input once
+or writes over one. Executed FLOPs, those on padding too.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+
+def _graph_conv(a: dict[str, Any], gathers: int) -> dict[str, int]:
+    """Of padded joints J: that many products with a graph, and one with the weights."""
+    frames = a["x"].numel() // (a["V"] * a["C"])
+    return dict(flops=2 * frames * a["K"] * a["J"] * a["C"] * (gathers * a["J"] + a["D"]))
+
+
+WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # op.kernel: its arguments -> any of flops, read, write (bytes)
+    "contrast.sweep_kernel": lambda a: dict(flops=4 * a["rows"] * a["queue_rows"] * a["D"]),
+    "graph_conv.forward_kernel": lambda a: _graph_conv(a, 1),
+    "graph_conv.input_kernel": lambda a: _graph_conv(a, 2),
+    "graph_conv.weight_kernel": lambda a: _graph_conv(a, 1),
+    "temporal.forward_kernel": lambda a: dict(
+        flops=2 * math.prod((*a["part_ptr"].shape[:2], *(a[name] for name in ("M", "STEPS", "BI", "F", "OB"))))
+    ),
+}
+
+
+def kernel_name(function: Callable) -> str:
+    """op.kernel, the op being the folder under hiclr_kernels."""
+    return f"{function.__module__.removeprefix('hiclr_kernels.').split('.')[0]}.{function.__name__}"
+
+
+@functools.cache
+def multiplies(function: Callable) -> bool:
+    return "tl.dot(" in inspect.getsource(function)

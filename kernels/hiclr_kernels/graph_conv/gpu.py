@@ -1,0 +1,154 @@
+"""Launches the graph convolution: one product of torch with the folded weights, or the Triton kernels of wide inputs.
+
+Rows of the groups from `split` on use the second of two sets of weights, and have no gradient.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from hiclr_kernels.batch_norm.gpu import Back, power_of_2, splits
+from hiclr_kernels.graph_conv import gpu_kernels as kernels
+from hiclr_kernels.graph_conv import wide_kernels as wide
+
+FOLDED = 32  # input channels up to which the folded product has few zeros enough: at 64 it costs six times the operations
+SUBSETS = 3  # of the Triton kernels
+TILE = 4096  # values a program of the folded weights holds
+SPREAD = 2048
+WIDE_DTYPES = (torch.bfloat16, torch.float16)  # float32 without tensor cores gains nothing from the wide kernels, and spills
+BLOCKS = 32, 64  # input and output channels of a tile of the wide kernels
+FRAMES, INPUT_FRAMES = 2, 1  # of a tile; in the gradient to the input, which holds the gradients of all edges besides
+SHARES = 132  # programs of a sum over frames
+WARPS, FORWARD_WARPS = 4, 8
+
+
+class Weights(NamedTuple):
+    """One graph convolution: importance (K, V, V), weight (K * D, C), bias (K * D,), all float32, channel k * D + d."""
+
+    importance: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class Folded(NamedTuple):
+    """matrix (sets, V * D, V * C) and column (sets, V * D): z = x matrix^T + column, for x (frames, V * C)."""
+
+    matrix: Tensor
+    column: Tensor
+
+
+def folds(channels: int, subsets: int, dtype: torch.dtype) -> bool:
+    """Whether the product with folded weights is the way."""
+    return channels <= FOLDED or subsets > SUBSETS or dtype not in WIDE_DTYPES
+
+
+def fold_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
+    vp, cp = power_of_2(joints), power_of_2(c)
+    return dict(K=subsets, V=joints, C=c, D=d, VP=vp, CP=cp, BLOCK=max(1, min(power_of_2(max(d, joints)), TILE // (vp * cp))))
+
+
+def wide_tile(subsets: int, joints: int, c: int, d: int, frames: int = FRAMES) -> dict[str, int]:
+    sizes = {name: min(max(16, power_of_2(n)), most) for name, n, most in zip(("CB", "DB"), (c, d), BLOCKS, strict=True)}
+    if frames == INPUT_FRAMES:
+        sizes["DB"] = min(sizes["DB"], 32)  # registers: a loop of one turn would be unrolled
+    return dict(K=subsets, V=joints, C=c, D=d, J=max(16, power_of_2(joints)), F=frames, **sizes)
+
+
+def spread_tile(joints: int, channels: int) -> dict[str, int]:
+    width = joints * channels
+    block = min(power_of_2(width), 512)
+    return dict(C=channels, W=width, ROWS=SPREAD // block, BLOCK=block)
+
+
+def fold(adjacency: Tensor, sets: Sequence[Weights], dtype: torch.dtype) -> Folded:
+    (subsets, joints, _), (out, channels) = adjacency.shape, sets[0].weight.shape
+    cut = fold_tile(subsets, joints, channels, out // subsets)
+    width = joints * cut["D"]
+    matrix = torch.empty(len(sets), width, joints * channels, dtype=dtype, device=adjacency.device)
+    column = torch.empty(len(sets), width, dtype=dtype, device=adjacency.device)
+    with torch.cuda.device_of(adjacency):
+        grid = (joints, triton.cdiv(cut["D"], cut["BLOCK"]), len(sets))
+        kernels.fold_kernel[grid](adjacency, *sets[0], *sets[-1], matrix, column, **cut, num_warps=WARPS)
+    return Folded(matrix, column)
+
+
+def forward(x: Tensor, adjacency: Tensor, sets: Sequence[Weights], split: int) -> tuple[Tensor, Folded | None]:
+    """z (G, L, V, D) of x (G, L, V, C), and the folded weights where they were made."""
+    groups, frames, joints, channels = x.shape
+    subsets, out = len(adjacency), sets[0].weight.shape[0] // len(adjacency)
+    z = torch.empty(groups, frames, joints, out, dtype=x.dtype, device=x.device)
+    if folds(channels, subsets, x.dtype):
+        folded = fold(adjacency, sets, x.dtype)
+        for number, part in enumerate((slice(split), slice(split, None))[: len(sets)]):
+            rows, to = (t[part].view(-1, joints * t.shape[-1]) for t in (x, z))
+            torch.addmm(folded.column[number], rows, folded.matrix[number].T, out=to)
+        return z, folded
+    cut = wide_tile(subsets, joints, channels, out)
+    given = [s._replace(weight=s.weight.to(x.dtype)) for s in sets]
+    with torch.cuda.device_of(x):
+        grid = (triton.cdiv(frames, FRAMES), triton.cdiv(out, cut["DB"]), groups)
+        options = dict(num_warps=FORWARD_WARPS, num_stages=1)
+        wide.forward_kernel[grid](x, adjacency, *given[0], *given[-1], z, frames, split, **cut, **options)
+    return z, None
+
+
+def spread(grad: Tensor, z: Tensor, stats: Tensor, back: Back, slope: float) -> tuple[Tensor, Tensor]:
+    """Gradient of z (GQ, L, V, D) through its batch norm and activation, and (V * D,) float32, its sums over frames.
+
+    grad: behind the activation, or with slope 1 before it.
+    """
+    groups, frames, joints, channels = grad.shape
+    width, cut = joints * channels, spread_tile(joints, channels)
+    blocks = triton.cdiv(width, cut["BLOCK"])
+    count, _ = splits(groups * blocks, frames, cut["ROWS"])
+    dz = torch.empty_like(grad)
+    part = torch.empty(groups, count, width, dtype=torch.float32, device=grad.device)
+    with torch.cuda.device_of(grad):
+        kernels.spread_kernel[count, groups, blocks](
+            grad, z, stats, back.coefficients, dz, part, slope, frames, stats.shape[1], groups, **cut, ACT=slope != 1,
+            num_warps=WARPS,
+        )  # fmt: skip
+    return dz, part.sum((0, 1))
+
+
+def backward(
+    dz: Tensor, sums: Tensor, x: Tensor, adjacency: Tensor, own: Weights, folded: Folded | None, before: Tensor | None
+) -> tuple[Tensor, Weights]:
+    """Gradients of x, with `before` added to it, and of the weights. dz: (G, L, V, D), sums its (V * D,), x: (G, L, V, C)."""
+    joints, channels = x.shape[2:]
+    subsets, out = len(adjacency), dz.shape[-1]
+    frames = dz.shape[0] * dz.shape[1]
+    d = Weights(*(torch.empty_like(t, dtype=torch.float32) for t in own))
+    if folded is not None:
+        rows, given = dz.view(frames, -1), x.view(frames, -1)
+        matrix = folded.matrix[0]
+        dx = rows @ matrix if before is None else torch.addmm(before.view(frames, -1), rows, matrix)
+        cut = fold_tile(subsets, joints, channels, out)
+        with torch.cuda.device_of(x):
+            kernels.unfold_kernel[subsets * (joints + out),](
+                adjacency, *own, rows.T @ given, sums, *d, **cut, num_warps=WARPS
+            )  # fmt: skip
+        return dx.view(x.shape), d
+    cut, narrow = (wide_tile(subsets, joints, channels, out, f) for f in (FRAMES, INPUT_FRAMES))
+    tiles, j = triton.cdiv(frames, FRAMES), cut["J"]
+    shares, blocks = min(SHARES, tiles), (triton.cdiv(channels, cut["CB"]), triton.cdiv(out, cut["DB"]))
+    weight, dx = own.weight.to(x.dtype), torch.empty_like(x)
+    edges = torch.empty(subsets, shares * blocks[0], j, j, dtype=torch.float32, device=x.device)
+    part = torch.empty(max(1, shares // subsets), subsets * out, channels, dtype=torch.float32, device=x.device)
+    with torch.cuda.device_of(x):
+        wide.input_kernel[shares, blocks[0]](
+            dz, x, adjacency, own.importance, weight, dx if before is None else before, dx, edges, frames,
+            triton.cdiv(frames, INPUT_FRAMES), **narrow, ADD=before is not None, num_warps=WARPS, num_stages=1,
+        )  # fmt: skip
+        wide.weight_kernel[len(part), subsets, blocks[0] * blocks[1]](
+            dz, x, adjacency, own.importance, part, frames, tiles, **cut, num_warps=WARPS, num_stages=1
+        )  # fmt: skip
+    by_joint = sums.view(joints, out)
+    shift = own.bias.view(subsets, out) @ by_joint.T  # (K, W)
+    torch.mul(edges.sum(1)[:, :joints, :joints] + shift[:, None], adjacency, out=d.importance)
+    torch.sum(part, 0, out=d.weight)
+    torch.mm((adjacency * own.importance).sum(1), by_joint, out=d.bias.view(subsets, out))
+    return dx, d

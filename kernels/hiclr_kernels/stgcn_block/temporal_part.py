@@ -1,0 +1,74 @@
+"""The temporal convolution inside a block: normalise, ReLU, (taps, 1) convolution with stride, and its gradients.
+
+By `temporal`, which stores nothing in between, where it covers the width; else torch's convolution between passes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hiclr_kernels.batch_norm import gpu as norm
+from hiclr_kernels.batch_norm.gpu import Operand
+from hiclr_kernels.batch_norm.parts import After
+from hiclr_kernels.temporal import Fold, covers, temporal, temporal_backward
+
+RELU = After(slope=0.0)
+
+
+class Gradients(NamedTuple):
+    """h: gradient behind (slope 0) or in front of (slope 1) the ReLU, (R, T, V, D); part: its sums, as `coefficients` takes them."""
+
+    h: Tensor
+    slope: float
+    part: Tensor
+    weight: Tensor
+
+
+def fuses(width: int, dtype: torch.dtype) -> bool:
+    return covers(width, width, dtype) and covers(width, width, dtype, backward=True)
+
+
+def _operand(z1: Tensor, stats1: Tensor, groups: int) -> Operand:
+    return Operand(z1.view(groups, -1, z1.shape[-1]), stats1)
+
+
+def _activation(z1: Tensor, stats1: Tensor, groups: int) -> Tensor:
+    """relu(n1(z1)), logically (R, D, T, V), channels last."""
+    return norm.apply(_operand(z1, stats1, groups), None, RELU).view(z1.shape).permute(0, 3, 1, 2)
+
+
+def forward(z1: Tensor, stats1: Tensor, blocks: Sequence, plan) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """z2 (R, T', V, D), and the mean and variance (G, D) of every group where they are known."""
+    if fuses(z1.shape[-1], z1.dtype):
+        weights, biases = [b.conv_weight[..., 0] for b in blocks], [b.conv_bias for b in blocks]
+        sets = [int(group >= plan.split) for group in range(plan.groups)]
+        given = dict(groups=plan.groups, stride=plan.stride, slope=0.0, sets=sets)
+        z2, mean, var = temporal(z1, stats1[2], stats1[3], torch.stack(weights), torch.stack(biases), **given)
+        return z2, (mean, var)
+    u, dtype = _activation(z1, stats1, plan.groups), z1.dtype
+    cut = len(u) * plan.split // plan.groups
+    parts = []
+    for rows, block in zip((u[:cut], u[cut:]), blocks, strict=False):
+        weight, bias = block.conv_weight.to(dtype), block.conv_bias.to(dtype)
+        parts.append(F.conv2d(rows, weight, bias, (plan.stride, 1), (weight.shape[2] // 2, 0)).permute(0, 2, 3, 1))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous(), None
+
+
+def backward(dz2: Tensor, fold: Fold | None, z1: Tensor, stats1: Tensor, block, plan) -> Gradients:
+    """dz2: gradient of z2, or with `fold` what it is made from. z1: of the first encoder's groups, statistics of all."""
+    if fuses(z1.shape[-1], z1.dtype):
+        mean, _, scale, shift = (s[: plan.split] for s in stats1)
+        given = dict(groups=plan.split, stride=plan.stride, slope=0.0, center=mean, fold=fold)
+        d = temporal_backward(dz2, z1, scale, shift, block.conv_weight[..., 0], **given)
+        return Gradients(d.g, 1.0, torch.stack([d.total, d.products], 1)[:, None], d.weight[..., None])
+    u, weight = _activation(z1, stats1, plan.split), block.conv_weight.to(z1.dtype)
+    half = weight.shape[2] // 2
+    du, d_weight, _ = torch.ops.aten.convolution_backward(
+        dz2.permute(0, 3, 1, 2), u, weight, None, (plan.stride, 1), (half, 0), (1, 1), False, (0, 0), 1, (True, True, False)
+    )
+    du = du.permute(0, 2, 3, 1).contiguous()
+    part, _, _ = norm.reduce(du.view(plan.split, -1, du.shape[-1]), _operand(z1, stats1, plan.split), None, RELU)
+    return Gradients(du, 0.0, part[:, :, :2], d_weight)

@@ -1,0 +1,80 @@
+"""The kernels of graph convolution and attention compile for real GPUs without spilling, within a budget. Needs no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CAPABILITIES = (80, 90, 100)
+TENSOR_MEMORY = 512  # columns of a Blackwell multiprocessor; Triton compiles a kernel that needs more to a trap
+# registers a thread, shared memory in KB
+BUDGET = dict(
+    fold=(96, 1), unfold=(128, 4), spread=(128, 8), wide_forward=(255, 32), wide_input=(232, 32), wide_weight=(192, 32),
+    row_forward=(255, 40), row_input=(232, 32), row_weight=(255, 32), scores=(96, 24), gradient=(96, 32),
+)  # fmt: skip
+JOINTS, SUBSETS = 25, 3
+STGCN = [(3, 16), (16, 16), (16, 32), (32, 32), (32, 64)]  # input, output channels of the folded product
+WIDE = [("bf16", 64, 64), ("bf16", 64, 256), ("fp16", 64, 256)]
+ROWS = [("bf16", 32, 32), ("bf16", 64, 128), ("bf16", 128, 256), ("fp16", 128, 256)]
+HEADS = [("bf16", 16), ("bf16", 32), ("fp32", 32)]
+
+
+def compile_all(capability: int) -> dict:
+    from compiling import compile_kernel
+    from hiclr_kernels.attention import gpu as attention
+    from hiclr_kernels.graph_conv import gpu, gpu_kernels, row_kernels, wide_kernels
+
+    floats = "adjacency importance weight bias importance2 weight2 bias2 d_column d_importance d_weight d_bias stats back part"
+    floats = dict.fromkeys(f"{floats} edges d_edges scores".split(), "*fp32") | dict(slope="fp32", scale="fp32")
+    used = {}
+
+    def add(name, kernel, dtype, constants, stages=None, warps=gpu.WARPS, **more):
+        types = floats | dict.fromkeys("x z dz dx before grad matrix column d_matrix qk dqk".split(), f"*{dtype}") | more
+        options = dict(num_warps=warps) | (dict(num_stages=stages) if stages else {})
+        used[name] = compile_kernel(kernel, types, constants, options, capability)
+
+    for c, d in STGCN:
+        cut = gpu.fold_tile(SUBSETS, JOINTS, c, d)
+        add(f"fold {c} {d}", gpu_kernels.fold_kernel, "bf16", cut)
+        add(f"unfold {c} {d}", gpu_kernels.unfold_kernel, "bf16", cut)
+    for channels in (16, 256):
+        cut = gpu.spread_tile(JOINTS, channels)
+        add(f"spread {channels}", gpu_kernels.spread_kernel, "bf16", cut | dict(ACT=True))
+    for dtype, c, d in WIDE:
+        cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
+        weight = {"weight": f"*{dtype}", "weight2": f"*{dtype}"}
+        add(f"wide_forward {dtype} {c} {d}", wide_kernels.forward_kernel, dtype, cut, 1, gpu.FORWARD_WARPS, **weight)
+        add(f"wide_input {dtype} {c} {d}", wide_kernels.input_kernel, dtype, narrow | dict(ADD=True), 1, **weight)
+        add(f"wide_weight {dtype} {c} {d}", wide_kernels.weight_kernel, dtype, cut, 1)
+    for dtype, c, d in ROWS:
+        cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
+        weight = {"weight": f"*{dtype}"}
+        add(f"row_forward {dtype} {c} {d}", row_kernels.forward_kernel, dtype, cut, 1, gpu.FORWARD_WARPS, **weight)
+        add(f"row_input {dtype} {c} {d}", row_kernels.input_kernel, dtype, narrow, 1, **weight)
+        add(f"row_weight {dtype} {c} {d}", row_kernels.weight_kernel, dtype, cut, 1)
+    for dtype, channels in HEADS:
+        cut = attention.config(JOINTS, SUBSETS, channels)
+        add(f"scores {dtype} {channels}", attention.scores_kernel, dtype, cut, 1)
+        add(f"gradient {dtype} {channels}", attention.gradient_kernel, dtype, cut, 1, grad="*fp32")
+    return used
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_budget(capability):
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}  # a process of its own: this one may interpret
+    done = subprocess.run([sys.executable, __file__, str(capability)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    compiled = json.loads(done.stdout)
+    assert {name.split()[0] for name in compiled} == set(BUDGET)
+    for name, used in compiled.items():
+        registers, shared = BUDGET[name.split()[0]]
+        assert used["STACK"] == used["LOCAL"] == 0, (name, used)
+        assert 8 < used["REG"] <= registers and used["shared"] <= shared * 1024, (name, used)
+        assert used["tensor"] <= TENSOR_MEMORY, (name, used)
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_all(int(sys.argv[1]))))

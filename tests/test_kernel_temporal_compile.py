@@ -1,0 +1,83 @@
+"""The temporal kernels compile for real GPUs without spilling, within a budget, to warp-group products. Needs no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_kernel_contrast_compile import CAPABILITIES, TENSOR_MEMORY, compile_kernel
+
+TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+B16, F32 = torch.bfloat16, torch.float32
+# C, O, stride, dtype: the release's blocks, their widths in float32, widths that differ or are no powers of two, the widest
+CASES = [(c, c, stride, dtype) for dtype in (B16, F32) for c, stride in ((16, 1), (32, 1), (32, 2), (64, 1), (64, 2))]
+CASES += [(16, 16, 1, torch.float16), (24, 40, 2, B16), (128, 128, 1, B16), (128, 128, 2, B16), (128, 128, 2, F32)]
+SHARED = {80: 163, 90: 227, 100: 227}  # KB of a program, by NVIDIA's tuning guides
+# registers a thread on sm_80, sm_90, sm_100 by (kernel, bytes an element, padded width), as kernels/README.md lists them
+BUDGET: dict = {}
+JOINS = (64, 2)  # band, moments, sums, diagonals: registers and KB of shared memory
+
+
+def compile_all(capability: int) -> dict:
+    """Kernel and configuration -> resources, for everything that `temporal.gpu` can launch."""
+    from hiclr_kernels.temporal import gpu, tiles
+
+    wide = dict.fromkeys("a b c scale shift center bias part dw mean var".split(), "*fp32")
+    whole = dict.fromkeys("sets rows T TO tiles lanes size parts programs".split(), "i32") | dict(sets="i64")
+    used = {}
+
+    def add(name, kernel, element, constants, options):
+        given = {**dict.fromkeys("h z2 z1 g band".split(), f"*{element}"), **wide, "weight": "*fp32", "out": "*fp32"}
+        names = [p.name for p in kernel.params if p.name not in constants]
+        types = {n: given[n.removesuffix("_ptr")] if n.endswith("_ptr") else whole[n] for n in names}
+        used[name] = compile_kernel(kernel, types, constants, options, capability)
+
+    def options(tile):
+        return dict(num_warps=tile.warps, num_stages=tile.stages)
+
+    for c, o, stride, dtype in CASES:
+        element, shape = TYPES[dtype], (25, c, o, 9, stride, 0.0, dtype)
+        at = f"{dtype.itemsize} {max(tiles.padded(c), tiles.padded(o))} {element} {c} to {o} stride {stride}"
+        tile, constants = tiles.forward_config(*shape)
+        add(f"forward {at}", gpu.forward_kernel, element, constants, options(tile))
+        for fold in (True, False) if c == o == 32 and stride == 1 else (True,):
+            tile, constants = tiles.inputs_config(*shape, fold)
+            add(f"inputs {at} fold {fold}", gpu.inputs_kernel, element, constants, options(tile))
+            tile, constants = tiles.weights_config(*shape, fold)
+            add(f"weights {at} fold {fold}", gpu.weights_kernel, element, constants, options(tile))
+    tile, constants = tiles.inputs_config(25, 32, 32, 9, 2, 0.0, B16, True)
+    band = gpu.band_constants((1, 32, 32, 9), constants)
+    add("band 2 32", gpu.band_kernel, "bf16", band, {})
+    add("moments 4 16", gpu.moments_kernel, "fp32", gpu.moments_constants(128, True), {})
+    add("sums 4 16", gpu.sums_kernel, "fp32", gpu.sums_constants(256), {})
+    tile, constants = tiles.weights_config(25, 16, 16, 9, 1, 0.0, B16, True)
+    add("diagonals 4 16", gpu.diagonals_kernel, "fp32", gpu.diagonals_constants(constants), {})
+    return used
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_budget(capability):
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}  # a process of its own: this one may interpret
+    done = subprocess.run([sys.executable, __file__, str(capability)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    compiled = json.loads(done.stdout)
+    assert {name.split()[0] for name in compiled} >= {"forward", "inputs", "weights", "band", "moments", "sums", "diagonals"}
+    for name, used in compiled.items():
+        print(f"sm_{capability}", name, used)
+        kernel, size, width, *_ = name.split()
+        assert used["STACK"] == used["LOCAL"] == 0, (name, used)  # no spill
+        assert used["tensor"] <= TENSOR_MEMORY, (name, used)
+        if kernel in ("forward", "inputs", "weights"):
+            registers = BUDGET[kernel, int(size), int(width)][CAPABILITIES.index(capability)]
+            assert 16 < used["REG"] <= registers and used["shared"] <= SHARED[capability] * 1024, (name, used)
+            fast = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}[capability]
+            assert used["mma"] == (fast if size == "2" else "none"), (name, used)
+        else:
+            assert used["REG"] <= JOINS[0] and used["shared"] <= JOINS[1] * 1024, (name, used)
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_all(int(sys.argv[1]))))
