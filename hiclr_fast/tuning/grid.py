@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.settings import read_yaml, update
+from hiclr_fast.files.settings import update
+from hiclr_fast.files.yaml_files import read_yaml
 from hiclr_fast.pretraining.config import PretrainConfig
 
 MOST = 64  # combinations
