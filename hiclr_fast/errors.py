@@ -1,5 +1,6 @@
 """What may go wrong outside the code, each in one sentence: bad input, disks, permissions, memory, signals, closed pipes."""
 
+import atexit
 import errno
 import os
 import re
@@ -135,4 +136,11 @@ def run_script(main: Callable[[], int | None]) -> None:
             _close_output()
     if line:
         _say(line)
+    atexit.register(_deaf)
     sys.exit(code)
+
+
+def _deaf() -> None:
+    """All is saved and said: a signal while the interpreter ends would only add a traceback."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -189,7 +189,7 @@ def test_save_is_atomic(tmp_path, data, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(InputError, match="cannot write .*No space"):
+    with pytest.raises(InputError, match=r"cannot write .*No space"):
         save(trainer, run)
     assert (run / "checkpoint.pt").read_bytes() == before and not list(run.glob(".*"))
 

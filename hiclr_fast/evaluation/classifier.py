@@ -128,7 +128,10 @@ class Training:
         """Trains to the last epoch and returns its scores. state: file of the unfinished training, written
         every epoch, continued when its key is the same."""
         if state.is_file():
-            self._restore(load_checkpoint(state), key, str(state))
+            try:
+                self._restore(load_checkpoint(state), key, str(state))
+            except InputError as error:
+                raise InputError(f"{error}; or remove {state} to train anew") from None
         self.ranks.wait()  # until all have read it
         try:
             return self._epochs(state, key)
@@ -170,7 +173,7 @@ class Training:
         own = self._state(key)
         missing = set(own) - set(state)
         if missing:
-            raise InputError(f"{where} holds no {min(missing)}; remove it to train anew")
+            raise InputError(f"{where} holds no {min(missing)}")
         epoch = check_count(state["epoch"], 0, self.config.epochs, f"{where} epoch")
         check_like(state["losses"], [0.0] * epoch, f"{where} losses")
         check_like(state["best"], [0.0, 0], f"{where} best")

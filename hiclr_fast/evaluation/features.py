@@ -111,6 +111,8 @@ def _from_cache(cache: Path, data: Packed) -> dict[str, Features]:
         if not (rows and same and len(one.feature) == len(split)):
             raise InputError(f"{cache}: not the features of {data.path}")
         found[name] = one
+    if len({one.feature.shape[1] for one in found.values()}) > 1:
+        raise InputError(f"{cache}: features of different width in the splits")
     check_finite(found.values(), str(cache))
     return found
 
@@ -140,6 +142,7 @@ def cached_features(
             return _from_cache(cache, data)
         except InputError as error:
             tqdm.write(f"note: {error}; the features are extracted again")
+            cache.unlink(missing_ok=True)
     encoder = copy.deepcopy(weights.encoder).to(device, memory_format=torch.channels_last)
     readout.set(encoder, data.layout)
     if recalibrated:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from hiclr_fast.errors import InputError, writing
-from hiclr_fast.files.archives import open_regular, read_npz, sha256
+from hiclr_fast.files.archives import read_npz, sha256
 from hiclr_fast.files.atomic import replacing
+from hiclr_fast.files.json_files import read_json
 
 RESULTS, SCORES = "results.json", "scores.npz"
 UNFINISHED = "training.pt"  # state of a training that was stopped; gone when the results are there
@@ -80,8 +81,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        with open_regular(file) as opened:
-            found = json.loads(opened.read())
+        found = read_json(file)
         if not all(isinstance(found[name], str) for name in ("protocol", "key")):
             raise ValueError("protocol and key are no text")
         if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in found["percent"].values()):
@@ -89,7 +89,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         for name, digest in found.get("files", {}).items():
             if not isinstance(digest, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError("its list of files is damaged")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
         raise InputError(f"{file}: not readable results ({reason}); remove it and evaluate again") from None
     return found

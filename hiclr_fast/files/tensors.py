@@ -36,6 +36,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     content = load_tensors(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not isinstance(content.get("config"), dict):
         raise InputError(f"{path}: not a checkpoint of hiclr_fast; for official weights add --format official")
+    if not all(isinstance(name, str) for name in content["config"]):
+        raise InputError(f"{path} config: a name that is no text; take another copy")
     check_numbers(content["model"], str(path))
     return content
 

@@ -47,14 +47,20 @@ class ActionClassifier:
         return f"{type(self).__name__}({self.protocol}, {len(self.classes)} classes, {self.encoder!r})"
 
     def predict(
-        self, x: Any, layout: str | Layout | None = None, *, preprocessed: bool | None = None, batch_size: int = BATCH
+        self,
+        x: Any,
+        layout: str | Layout | None = None,
+        *,
+        preprocessed: bool | None = None,
+        image: tuple[float, float] | None = None,
+        batch_size: int = BATCH,
     ) -> Predictions:
         """(names (N,), probabilities (N, C)) of skeleton sequences, in the order of x.
 
         Arguments and errors are those of `PretrainedEncoder.features`: one array (N, 3, T', V, M'), or a list of ragged
         (F, V, 3[, M']), metres, preprocessed as the training data were.
         """
-        samples = Samples(x, self.encoder.contract, layout, preprocessed)
+        samples = Samples(x, self.encoder.contract, layout, preprocessed, image)
         parts = [self.classify(samples.rows(*ends)) for ends in batches(samples, batch_size)]
         probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
         return Predictions(np.array(self.classes)[probabilities.argmax(1)], probabilities)
@@ -114,10 +120,10 @@ def load_classifier(
     file = classifier_of(Path(path), head)
     state, facts = load_weights_file(file)
     try:
-        told = {name: parse_json(facts[name].encode(), f"{file} {name}") for name in ("config", "classes", "input")}
-        values = expect(told["config"], dict, f"{file} config")
-        classes = tuple(map(str, expect(told["classes"], list, f"{file} classes")))
-        contract = Contract.from_dict(told["input"], str(file))
+        said = {name: parse_json(facts[name].encode(), f"{file} {name}") for name in ("config", "classes", "input")}
+        values = expect(said["config"], dict, str(file), "config")
+        classes = tuple(expect(name, str, str(file), "a class") for name in said["classes"])
+        contract = Contract.from_dict(said["input"], str(file))
         weight, bias = state["head.weight"], state["head.bias"]
         linear = nn.Linear(weight.shape[1], weight.shape[0])
         linear.load_state_dict({"weight": weight, "bias": bias})

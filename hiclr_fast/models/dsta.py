@@ -164,9 +164,8 @@ class DSTA(PooledEncoder):
 
         graphs: the edges that every block drops and adds, from `draw_graphs`.
         """
-        n = x.shape[0]
+        n, bodies, fused = x.shape[0], x.shape[4], self.training and on_triton(x)
         x = self.embed(x)
-        bodies, fused = len(x) // n, self.training and on_triton(x)
         for number, block in enumerate(self.blocks):
             edges = None if graphs is None else graphs.of(number)
             if fused and self.plainly_pooled and number == len(self.blocks) - 1:

@@ -155,6 +155,8 @@ def _load(path: Path, fmt: Format) -> tuple[Encoder, EncoderConfig, Contract | N
         if fields[name] != known[name]:
             raise InputError(f"{path} config: {name} is {known[name]}, its weights have {fields[name]}; take another copy")
     contract = None if fed is None else Contract.from_dict(fed, str(path))
+    if contract and config.layout not in (None, contract.layout.name):
+        raise InputError(f"{path}: its layout is {config.layout}, and {contract.layout.name} as its input; take another copy")
     if contract and contract.layout.num_joints != encoder.num_joints:
         there = contract.layout.num_joints
         raise InputError(f"{path}: weights of {encoder.num_joints} joints, its layout has {there}; export it again")

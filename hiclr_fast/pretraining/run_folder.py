@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from hiclr_fast.errors import InputError, writing
-from hiclr_fast.files.archives import open_regular, sha256
+from hiclr_fast.files.archives import sha256
 from hiclr_fast.files.atomic import new_folder, write_text
+from hiclr_fast.files.json_files import read_json, read_json_lines
 from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import save_yaml
 from hiclr_fast.files.tensors import save_tensors
@@ -75,16 +76,7 @@ def _remove_abandoned(out: Path) -> None:
 def read_environment(run: Path) -> dict[str, Any]:
     """environment.json of a run; empty where there is none. InputError where it is damaged."""
     file = Path(run) / "environment.json"
-    if not file.exists():
-        return {}
-    try:
-        with open_regular(file) as opened:
-            found = json.loads(opened.read())
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not readable ({' '.join(str(error).split())[:150]}); remove it") from None
-    return found
+    return read_json(file) if file.exists() else {}
 
 
 def load_run_config(run: Path) -> PretrainConfig:
@@ -112,18 +104,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     file = Path(run) / "metrics.jsonl"
     if not file.exists():
         return []
-    with open_regular(file) as opened:
-        *lines, _ = opened.read().decode(errors="replace").split("\n")
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            values = json.loads(line)
-            if type(values["epoch"]) is not int or not all(isinstance(v, (int, float)) for v in values.values()):
-                raise ValueError("no numbers by name")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = " ".join(f"{error}".split())[:100]
-            raise InputError(f"{file}: line {number} is no line of metrics ({reason}); remove that line") from None
-        found.append(values)
+    found = read_json_lines(file)
+    for number, values in enumerate(found, 1):
+        if type(values.get("epoch")) is not int or not all(isinstance(v, (int, float)) for v in values.values()):
+            raise InputError(f"{file}: line {number} is no line of metrics, numbers by name; remove that line")
     return found
 
 

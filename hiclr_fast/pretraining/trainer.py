@@ -60,6 +60,11 @@ def make_model(config: PretrainConfig, data: Packed, device: torch.device, ranks
     return model
 
 
+def settings(config: PretrainConfig) -> dict[str, Any]:
+    """Every setting by name, those of the augmentation one by one."""
+    return {**vars(config), **{f"augment {name}": value for name, value in vars(config.augment).items()}, "augment": None}
+
+
 class Pretrainer:
     """One run, on one of its ranks: all ranks are in the same state. `loop.train` takes it through its epochs."""
 
@@ -137,13 +142,13 @@ class Pretrainer:
     def restore(self, state: dict[str, Any], where: str) -> None:
         """Continues from a checkpoint; InputError when it is of another model, method or dataset."""
         theirs = update(PretrainConfig(), state["config"], f"{where} config")
-        for name, value in vars(self.config).items():
-            if name not in MAY_CHANGE and getattr(theirs, name) != value:
-                raise InputError(
-                    f"{where} was trained with {name} {getattr(theirs, name)}, not {value}; resume with the same, or start anew"
-                )
+        for name, value in settings(self.config).items():
+            if name not in MAY_CHANGE and (other := settings(theirs)[name]) != value:
+                raise InputError(f"{where} was trained with {name} {other}, not {value}; resume with the same, or start anew")
         if state.get("data_checksum") != self.data.checksum:
             raise InputError(f"{where} was trained on another dataset than {self.data.path}; give that one with --data")
+        if state.get("layout", self.data.layout.name) != self.data.layout.name:
+            raise InputError(f"{where} names another layout than {self.data.layout.name}, which its data have; take another copy")
         missing = {"optimizer", "scaler", "sums", "epoch", "step", "world"} - set(state)
         if missing:
             raise InputError(f"{where} holds no {min(missing)}; it is no checkpoint to continue from")

@@ -37,10 +37,10 @@ def load_labels(path: Path, samples: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path}: {len(names)} names and {len(labels)} labels, expected {samples} of each")
     names = [name.decode("latin1") if type(name) is bytes else name for name in names]
     for values, kind, what in ((names, str, "names"), (labels, int, "labels")):
-        wrong = next((value for value in values if type(value) is not kind), None)
-        if wrong is not None:
+        wrong = {type(value) for value in values} - {kind}
+        if wrong:
             expected = "text" if kind is str else "whole numbers"
-            raise InputError(f"{path}: a {type(wrong).__name__} among the {what}, expected {expected}")
+            raise InputError(f"{path}: a {wrong.pop().__name__} among the {what}, expected {expected}")
     wide = 4 * max(map(len, names), default=0) * len(names)
     if wide > SPARE and wide > 4 * UNEVEN * sum(map(len, names)):
         raise InputError(f"{path}: a name is {max(map(len, names))} characters long, far more than the others; correct it")
