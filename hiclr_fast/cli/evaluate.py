@@ -21,6 +21,7 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi
 from hiclr_fast.evaluation.protocols.transfer import folder_of, moved, run_transfer
+from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.flags import called, default
 from hiclr_fast.machine import pick_device
@@ -46,6 +47,10 @@ class Source:
     """The pretrained encoder, the same encoder as its run began, or the raw coordinates."""
     recalibrate: bool = False
     """Batch-norm statistics from clean training data instead of those that pretraining left."""
+    readout: Literal["all", "parts", "joints"] | None = None
+    """Frozen features: means over all joints, each body part, or each joint; default: as the encoder was trained."""
+    segments: int = 1
+    """Frozen features: equal spans of time, each with its own means."""
     feature_dtype: FeatureDtype = "float32"
     """Frozen features: bf16 runs the encoder in bfloat16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -71,7 +76,8 @@ class Source:
         same = ("format", "stream", "origin", "recalibrate", "feature_dtype", "no_graph")
         ranks = join(pick_device(self.device))
         place = checkpoint, open_packed(data), self.out or checkpoint.parent / "eval", pick_device(self.device, ranks.local)
-        return Candidate(*place, ranks=ranks, **{name: getattr(self, name) for name in same})
+        readout = Readout(self.readout, self.segments)
+        return Candidate(*place, ranks=ranks, readout=readout, **{name: getattr(self, name) for name in same})
 
 
 Candidates = tyro.conf.OmitArgPrefixes[Source]

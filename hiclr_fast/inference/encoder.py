@@ -41,7 +41,8 @@ class PretrainedEncoder:
 
     def __init__(self, module: nn.Module, config: EncoderConfig, contract: Contract, device: torch.device):
         self.module = module.eval().to(device, memory_format=torch.channels_last)
-        self.config, self.contract, self.device, self.dim = config, contract, device, config.hidden_dim
+        self.config, self.contract, self.device = config, contract, device
+        self.dim = config.hidden_dim * (1 if module.pooling is None else len(module.pooling))
 
     def __repr__(self) -> str:
         c = self.contract
