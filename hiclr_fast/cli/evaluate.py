@@ -23,6 +23,7 @@ from hiclr_fast.evaluation.protocols.semi import run_semi
 from hiclr_fast.evaluation.protocols.transfer import folder_of, moved, run_transfer
 from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.flags import called, default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
@@ -47,8 +48,8 @@ class Source:
     """The pretrained encoder, the same encoder as its run began, or the raw coordinates."""
     recalibrate: bool = False
     """Batch-norm statistics from clean training data instead of those that pretraining left."""
-    readout: Literal["all", "parts", "joints"] | None = None
-    """Frozen features: means over all joints, each body part, or each joint; default: as the encoder was trained."""
+    readout: Annotated[Literal["all", "parts", "joints"] | None, default("as the encoder was trained")] = None
+    """Frozen features: means over all joints, each body part, or each joint."""
     segments: int = 1
     """Frozen features: equal spans of time, each with its own means."""
     feature_dtype: FeatureDtype = "float32"
@@ -92,9 +93,11 @@ class Knn:
     """Numbers of neighbours that vote."""
     temperature: float = TEMPERATURE
     """Of the weighted vote, exp(cosine / temperature)."""
+    space: Space = "plain"
+    """plain, or centred or whitened by the training features; inner: what is best inside the training split."""
 
     def run(self) -> None:
-        self.source.candidate().evaluate("knn", KnnConfig(self.k, self.temperature), knn)
+        self.source.candidate().evaluate("knn", KnnConfig(self.k, self.temperature, self.space), knn)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ RANGES = {
     "rotate_minor": Range(0, 360),
     "noise_std": Range(0, 100),
     "blur_sigma": Range(0, 1000, above=True),
-    **dict.fromkeys(("flip_p", "noise_p", "blur_p", "axis_p", "time_flip_p", "mask_ratio", "edge_drop", "edge_add", "pose_swap"), SHARE),
+    "pose_swap": SHARE,
+    **dict.fromkeys(("flip_p", "noise_p", "blur_p", "axis_p", "time_flip_p", "mask_ratio", "edge_drop", "edge_add"), SHARE),
 }
 
 
@@ -153,7 +154,16 @@ def make_views(
 
 
 def _with_exchanged_poses(
-    x: Tensor, sample: Tensor, kinds: Sequence[str], config: AugmentConfig, draws: Draws, dimensions: int, *, seed: int, step: Tensor, **how
+    x: Tensor,
+    sample: Tensor,
+    kinds: Sequence[str],
+    config: AugmentConfig,
+    draws: Draws,
+    dimensions: int,
+    *,
+    seed: int,
+    step: Tensor,
+    **how,
 ) -> list[Tensor]:
     """Views whose samples x (N, 3, T, V, M) differ from view to view: the kernels make all views of each, one is kept."""
     rows, views = torch.arange(len(x), device=x.device), []

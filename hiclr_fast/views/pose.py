@@ -29,8 +29,8 @@ def draw_exchange(sample: Tensor, strength: float, *, seed: int, step: Tensor, v
 
 
 def exchange_poses(x: Tensor, partner: Tensor, share: Tensor, dimensions: int = 3) -> Tensor:
-    """x (N, 3, T, V, M) with the mean poses exchanged as drawn, in its first `dimensions` coordinates; a body that is absent (zero)
-    in either stays as it is."""
+    """x (N, 3, T, V, M) with the mean poses exchanged as drawn, in its first `dimensions` coordinates. A body that is absent
+    (zero) in either stays as it is."""
     pose = x.mean(2, keepdim=True)
     there = x.abs().amax((1, 2, 3), keepdim=True) > 0  # (N, 1, 1, 1, M)
     move = share[:, None, None, None, None] * (pose[partner] - pose)
