@@ -25,9 +25,10 @@ ROUNDS = 7
 
 
 def pytest_addoption(parser):
-    parser.addoption("--record", action="store_true", help="append every benchmark to bench/results/{op}.jsonl")
+    said = "append every benchmark to {op}.jsonl in this folder; default: bench/results"
+    parser.addoption("--record", nargs="?", const=RESULTS, type=Path, help=said)
     parser.addoption("--full", action="store_true", help="compiled variants and large sizes too, most of an hour on a CPU")
-    parser.addoption("--tiny", action="store_true", help="one round of every benchmark at a tiny size: they run, nothing is measured")
+    parser.addoption("--tiny", action="store_true", help="every benchmark once at a tiny size: nothing is measured")
 
 
 def pytest_configure(config):
@@ -110,11 +111,11 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("ratio to official_style: of medians (of least times); higher is faster")
     for row in sorted(found, key=lambda r: (r["op"], r["shape"], -r["median_s"])):
         terminalreporter.write_line(described(row))
-    if config.getoption("--record"):
+    if folder := config.getoption("--record"):
         facts = machine()
-        RESULTS.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for row in found:
-            with open(RESULTS / f"{row['op']}.jsonl", "a") as file:
+            with open(folder / f"{row['op']}.jsonl", "a") as file:
                 file.write(json.dumps({**row, **facts}) + "\n")
 
 

@@ -54,7 +54,8 @@ def test_parse(race, texts, variant):
 
     def build(variant: str) -> Entrant:
         one = read_xyz(texts[0])
-        np.testing.assert_array_equal(read_ntu(texts[0]).frames[..., : one.shape[3]], one.transpose(1, 2, 0, 3).astype(np.float32))
+        want = one.transpose(1, 2, 0, 3).astype(np.float32)
+        np.testing.assert_array_equal(read_ntu(texts[0]).frames[..., : one.shape[3]], want)
         read = read_xyz if variant == "official_style" else read_ntu
         return Entrant(lambda: [read(file) for file in texts], info={"megabytes": megabytes})
 
@@ -71,7 +72,8 @@ def test_prepare(race, texts, tmp_path, tiny, variant):
         np.save(tmp_path / "plain.npy", np.stack(x))
 
     def ours():
-        Ntu((texts[0].parent,), tmp_path / "set", "subject=1" if tiny else "subject=1,2", Preprocess(), Conversion(strict=True)).run()
+        rule = "subject=1" if tiny else "subject=1,2"
+        Ntu((texts[0].parent,), tmp_path / "set", rule, Preprocess(), Conversion(strict=True)).run()
 
     def remove():
         shutil.rmtree(tmp_path / "set", ignore_errors=True)

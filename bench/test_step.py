@@ -4,41 +4,20 @@ official_no_loader: its step on views that lie on the device already. floor_frac
 FLOPs (`hiclr_fast/pretraining/step_ledger.py`), over its median.
 """
 
-import tempfile
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from memory import too_large
+from memory import largest_batch, too_large
 from official_style import LAYOUT, PlainTrainer, Views
+from our_step import QUEUE, SHAPE, dataset, trainer
 from race import Entrant
 
-from hiclr_fast.data.packed.dataset import Packed, Split
-from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.profile import rates
 from hiclr_fast.pretraining.step_ledger import floor, floor_seconds
 from hiclr_fast.pretraining.trainer import Pretrainer
 
-QUEUE = 32768
-SHAPE = (3, 50, LAYOUT.num_joints, 2)
 SETTLE = 1.0  # seconds in which the DataLoader's workers fill their queues again
-
-
-def dataset(n: int) -> Packed:
-    """Random NTU-shaped skeletons, half with an empty second body; the speed does not depend on the values."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(0, 0.3, (n, *SHAPE)).astype(np.float32)
-    x[::2, ..., 1] = 0
-    file = Path(tempfile.mkdtemp()) / "train.npy"
-    np.save(file, x)
-    split = Split(Rows([file]), np.zeros(n, np.int64), np.arange(n).astype(str), np.full(n, -1), np.full(n, -1))
-    return Packed("memory", LAYOUT, ("a",), x.shape[1:], {"train": split}, "none")
-
-
-def trainer(batch: int, device: str, queue: int, **kw) -> Pretrainer:
-    return Pretrainer(PretrainConfig(batch_size=batch, queue_size=queue, device=device, **kw), dataset(4 * batch))
 
 
 def copy_weights(ours: Pretrainer, plain: PlainTrainer) -> None:
@@ -146,14 +125,16 @@ def cases():
                 full = device == "cpu" and variant not in ("official_style", "step", "step_amp")
                 marks = [pytest.mark.gpu] * (device == "cuda") + [pytest.mark.full] * full
                 yield pytest.param(device, batch, variant, id=f"{device}-{batch}-{variant}", marks=marks)
+    yield pytest.param("cuda", None, "step_amp", id="cuda-largest-step_amp", marks=pytest.mark.gpu)
 
 
 @pytest.mark.parametrize(("device", "batch", "variant"), list(cases()))
 def test_step(race, tiny, device, batch, variant):
     batch, queue = (4, 64) if tiny else (batch, QUEUE)
     if device == "cuda" and variant in OURS:
-        config = PretrainConfig(batch_size=batch, queue_size=queue, **OURS[variant])
-        if reason := too_large(config, LAYOUT, SHAPE, batch):
+        place = PretrainConfig(queue_size=queue, **OURS[variant]), LAYOUT, SHAPE
+        batch = batch or largest_batch(*place, torch.cuda.mem_get_info()[0])
+        if reason := too_large(*place, batch):
             pytest.skip(reason)
 
     def build(variant: str) -> Entrant:

@@ -1,11 +1,15 @@
 """What may go wrong outside the code, each in one sentence: bad input, disks, permissions, memory, signals, closed pipes."""
 
+import _thread
+import atexit
 import errno
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,25 +95,40 @@ def _close_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise KeyboardInterrupt (number, name), once: what cleans up then is not interrupted again."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
+class _Stop:
+    """Turns SIGTERM and SIGINT into a KeyboardInterrupt (number) in the main thread: one, so that what cleans up then is not
+    interrupted again, unless Python loses it (in a `__del__`, say) or it is not over after `PATIENCE` seconds."""
 
-    def stop(number: int, _: Any) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
+    NUMBERS, PATIENCE = (signal.SIGTERM, signal.SIGINT), 10
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def __init__(self):
+        self.number, self.raised = 0, -math.inf  # the last one that came, and when it was raised
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        if time.monotonic() - self.raised > self.PATIENCE:
+            self.number, self.raised = number, time.monotonic()
+            raise KeyboardInterrupt(number)
+
+    def _lost(self, what: Any) -> None:
+        if what.exc_type is not KeyboardInterrupt:
+            return self.hook(what)
+        self.raised = -math.inf
+        again = threading.Timer(0.02, _thread.interrupt_main, (self.number,))  # as if it came when this is over
+        again.daemon = True
+        again.start()
+
+    def __enter__(self) -> None:
+        self.here = threading.current_thread() is threading.main_thread()
+        if self.here:
+            self.hook, sys.unraisablehook = sys.unraisablehook, self._lost
+            self.previous = {number: signal.signal(number, self._on_signal) for number in self.NUMBERS}
+
+    def __exit__(self, *_: Any) -> None:
+        if self.here:
+            self.raised = math.inf  # what comes now changes nothing any more
+            sys.unraisablehook = self.hook
+            for number, handler in self.previous.items():
+                signal.signal(number, handler)
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -120,7 +139,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     """
     code, line = 2, None
     try:
-        with _signals():
+        with _Stop():
             code = main() or 0
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
@@ -135,4 +154,11 @@ def run_script(main: Callable[[], int | None]) -> None:
             _close_output()
     if line:
         _say(line)
+    atexit.register(_deaf)
     sys.exit(code)
+
+
+def _deaf() -> None:
+    """All is saved and said: a signal while the interpreter ends would only add a traceback."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

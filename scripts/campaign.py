@@ -76,8 +76,10 @@ def main() -> int:
         while number < args.first + args.cases if args.cases else time.monotonic() - began < 60 * args.minutes:
             for category, case in kinds.items():
                 rng = random.Random(f"{args.seed} {category} {number}")
-                name, outcome, why = case(place, rng)
-                name = f"{number}, {name}"
+                one = case(place, rng)
+                if one is None:
+                    continue
+                name, outcome, why = f"{number}, {one[0]}", *one[1:]
                 found[category].append((name, outcome, why.replace(folder, "")))
                 if outcome == "wrong":
                     print(f"WRONG {category} {name}: {why}", flush=True)

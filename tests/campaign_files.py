@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_inputs
+import fuzz_structures as structures
 import numpy as np
 import torch
 import yaml
@@ -76,6 +77,28 @@ def _arrays(found: dict[str, np.ndarray], rng: random.Random) -> dict[str, np.nd
     return found
 
 
+HOSTILE_FILES = {
+    ".json": structures.hostile_json,
+    ".yaml": structures.hostile_yaml,
+    ".pkl": structures.hostile_pickle,
+    ".npz": structures.hostile_npz,
+    ".pt": structures.hostile_torch,
+    ".safetensors": structures.hostile_safetensors,
+}
+
+
+def disturb(file: Path, rng: random.Random, marker: Path) -> str:
+    """Changes a file and says how: its fields, its format, or its bytes."""
+    how = rng.choice(("fields", "format", "bytes"))
+    if how == "fields" and by_structure(file, rng):
+        return how
+    if how != "bytes" and file.suffix in HOSTILE_FILES:
+        file.write_bytes(HOSTILE_FILES[file.suffix](file.read_bytes(), rng))
+        return "format"
+    file.write_bytes(fuzz_inputs.mutate(file.read_bytes(), rng, marker))
+    return "bytes"
+
+
 def by_structure(file: Path, rng: random.Random) -> bool:
     """Changes a file of ours through its own format; False where it has none."""
     if file.suffix == ".pt":
@@ -105,10 +128,7 @@ def own_files(place: Place, rng: random.Random) -> Found:
     run = _unfinished(place)
     files = [p for p in run.rglob("*") if p.is_file() and "tensorboard" not in p.parts and not p.name.startswith("checkpoint_")]
     file = rng.choice([*files, run / "checkpoint.pt"])
-    sound, how = file.read_bytes(), "fields"
-    if rng.random() < 0.4 or not by_structure(file, rng):
-        how = "bytes"
-        file.write_bytes(fuzz_inputs.mutate(sound, rng, run / "executed"))
+    how = disturb(file, rng, run / "executed")
     words = rng.choice(_readers(file, run, place))
     ended = place.start(*words, memory=2 * ROOM).wait(90)
     damage = "a command in the file was executed" if (run / "executed").exists() else None
@@ -166,8 +186,7 @@ def packed_files(place: Place, rng: random.Random) -> Found:
     """Any file of a packed set, changed; half the time its checksum is made right again, as whoever changed it could."""
     data = shutil.copytree(place.set, place.fresh("set"))
     file, again = rng.choice([p for p in data.iterdir() if p.is_file()]), rng.random() < 0.5
-    if rng.random() < 0.5 or not by_structure(file, rng):
-        file.write_bytes(fuzz_inputs.mutate(file.read_bytes(), rng, data / "executed"))
+    disturb(file, rng, data / "executed")
     meta = data / "meta.json"
     if again and file != meta:
         facts = json.loads(meta.read_text())
@@ -193,7 +212,7 @@ def raw_files(place: Place, rng: random.Random) -> Found:
         place.sound = {kind: file.read_bytes() for kind, (file, _) in place.kinds.items()}
     kind, (file, read) = rng.choice(list(place.kinds.items()))
     marker = place.raw / "executed"
-    file.write_bytes(fuzz_inputs.mutate(place.sound[kind], rng, marker))
+    disturb(file, rng, marker)
     child = place.call(_one_line(read, file), memory=ROOM)
     ended = child.wait(20)
     file.write_bytes(place.sound[kind])

@@ -4,12 +4,20 @@ import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
 from campaign_processes import Found, damaged_run, worst
 from campaign_settings import lies
 from children import TINY, WRONG, Place
+
+from hiclr_fast.pretraining.run_folder import read_metrics
+
+PRETRAIN = Path(__file__).parent.parent / "scripts" / "pretrain.py"
 
 
 def separation(place: Place, rng: random.Random) -> Found:
@@ -117,10 +125,44 @@ def closed_pipe(place: Place, rng: random.Random) -> Found:
     return worst(words[0], [ended], damaged_run(run) or lies(run))
 
 
+def torchrun(place: Place, rng: random.Random) -> Found | None:
+    """Two ranks: one is asked to stop, or killed, in epochs shorter than a reading; the run goes on alone. One case in ten."""
+    if rng.random() > 0.1:
+        return None
+    run, kill = place.fresh("run"), rng.random() < 0.3
+    words = ("--data", place.set, "--out", run, *TINY, "--epochs", "100000", "--knn-every", "0", "--read-every", "1000")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with open(run.parent / "log", "w") as log:
+        began, command = time.monotonic(), (*start, PRETRAIN, *words)
+        job = subprocess.Popen(list(map(str, command)), cwd=run.parent, stdout=log, stderr=log, env=environment)
+        try:
+            while not (run / "metrics.jsonl").exists() and time.monotonic() - began < 120 and job.poll() is None:
+                time.sleep(0.05)
+            time.sleep(rng.random())
+            ranks = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+            os.kill(int(rng.choice(ranks)), signal.SIGKILL if kill else signal.SIGTERM)
+            code = job.wait(60)
+        except (OSError, IndexError, subprocess.TimeoutExpired) as error:
+            job.kill()
+            job.wait()
+            code = f"{type(error).__name__}"
+    text, name = (run.parent / "log").read_text(errors="replace"), f"two ranks, one {'killed' if kill else 'asked to stop'}"
+    if (code == 0) is kill or ("stopped in epoch" in text) is kill or (kill and "start again with --resume" not in text):
+        return name, WRONG, f"code {code}: {text[-300:]}"
+    epochs = len(read_metrics(run))
+    ended = place.start("pretrain", "--resume", run, "--epochs", epochs + 1).wait()
+    return worst(name, [ended], damaged_run(run, epochs + 1) if ended.code == 0 else None)
+
+
 CASES = {
     "result separation": separation,
     "permissions": rights,
     "address space": memory,
     "clock backwards": clock,
     "closed pipe": closed_pipe,
+    "torchrun": torchrun,
 }

@@ -1,6 +1,5 @@
 """Cases of the campaign in which processes meet, are stopped or are killed."""
 
-import os
 import random
 import shutil
 import signal
@@ -146,13 +145,12 @@ def signals(place: Place, rng: random.Random) -> Found:
     moment = rng.random() * straight.seconds * {"pretrain": 1.1, "resume": 0.8, "report": 1}.get(kind, 0.25)
     for _ in range(1 + twice):
         time.sleep(moment)
-        try:
-            child.signal(number)
-        except ProcessLookupError:
-            break
+        child.signal(number)
         moment = rng.random() * 0.05
     ended = child.wait()
     more, damage = check()
+    if ended.code == -number and not ended.text:  # before its first line of code
+        ended.code = 0
     if ended.code not in (0, 2) and ended.code != 128 + number:
         damage = damage or f"code {ended.code}"
     return worst(f"{number.name} in {kind}{' twice' * twice} after {ended.seconds:.2f} s", [ended, *more], damage)
@@ -165,11 +163,13 @@ def kills(place: Place, rng: random.Random) -> Found:
     words, check = _job(place, kind)
     if rng.random() < 0.5:
         n = rng.randrange(1, 40)
-        ended, where = place.start(*words, fault=at_change(n, place.folder, die)).wait(), f"at change {n}"
+        ended = place.start(*words, fault=at_change(n, place.folder, die)).wait()
+        where = f"at change {n}"
     else:
-        child, moment = place.start(*words), rng.random() * straight.seconds * (1 if kind in ("pretrain", "resume", "report") else 0.3)
+        moment = rng.random() * straight.seconds * (1 if kind in ("pretrain", "resume", "report") else 0.3)
+        child = place.start(*words)
         time.sleep(moment)
-        child.signal(signal.SIGKILL) if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None else None
+        child.signal(signal.SIGKILL)  # it is not waited for yet, so the number is still its own
         ended, where = child.wait(), f"after {moment:.2f} s"
     more, damage = check()
     return worst(f"kill -9 in {kind} {where}", more if ended.code == -9 else [ended, *more], damage)

@@ -102,7 +102,8 @@ def test_predict_and_embed(command, evaluated, tmp_path):  # noqa: F811
     np.save(clips / "b.npy", np.random.default_rng(0).normal(0, 1, (9, 25, 3)))
     np.save(clips / "a.npy", data["val"].x[:])
     np.save(clips / "bad.npy", np.full((9, 25, 3), np.nan))
-    np.savez(clips / "z.npz", one=np.ones((4, 25, 3, 1)), two=np.ones((4, 20, 3, 1)))
+    np.savez(clips / "y.npz", frames=np.ones((4, 20, 3, 1)))
+    np.savez(clips / "z.npz", frames=np.ones((4, 25, 3, 1)))
     code, out, err = command("predict", evaluated.parent / "set", "--run", evaluated, "--out", "p.csv")
     assert code == 0 and out.startswith("linear classifier, 3 classes, joint stream\n"), err
     rows = list(csv.DictReader(Path("p.csv").read_text().splitlines()))
@@ -116,16 +117,16 @@ def test_predict_and_embed(command, evaluated, tmp_path):  # noqa: F811
     assert code == 0, err
     told = json.loads(Path("p.json").read_text())
     assert told["classes"] == ["a", "b", "c"]
-    assert [c["name"] for c in told["clips"]] == [*(f"a_{i}" for i in range(12)), "b", "z_one"]
+    assert [c["name"] for c in told["clips"]] == [*(f"a_{i}" for i in range(12)), "b", "z"]
     assert all(abs(sum(c["probabilities"]) - 1) < 1e-6 and c["probability"] == max(c["probabilities"]) for c in told["clips"])
-    assert "left out: bad: NaN or Inf at frame 0" in err + out and "left out: z_two: shape (4, 20, 3, 1)" in err + out
+    assert "left out: bad: NaN or Inf in 9 of 9 frames" in err + out and "left out: y: shape (4, 20, 3, 1)" in err + out
     code, out, _ = command("embed", clips, "--run", evaluated, "--out", "f.npz")
     found = np.load("f.npz")
     assert code == 0 and found["features"].shape == (14, 8) and found["name"][12] == "b"
     encoder = hiclr_fast.load_encoder(evaluated)
     np.testing.assert_allclose(found["features"][12:13], encoder.features([np.load(clips / "b.npy")]), rtol=1e-5)
     for name, args, message in (
-        ("predict", (clips, "--run", evaluated, "--strict"), "bad: NaN or Inf at frame 0"),
+        ("predict", (clips, "--run", evaluated, "--strict"), "bad: NaN or Inf in 9 of 9 frames"),
         ("predict", (clips / "bad.npy", "--run", evaluated), "none of 1 recordings could be used"),
         ("predict", (clips, "--run", evaluated, "--out", "p.csv"), "p.csv exists already"),
         ("predict", (clips, "--run", evaluated, "--out", "p.txt"), "name it .csv or .json"),

@@ -57,7 +57,7 @@ def test_a_wrong_word_meets_the_nearest(command, words, nearest):  # noqa: F811
 def result(run: Path, where: str, **values) -> None:
     folder = run / "eval" / where
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(values))
+    (folder / "results.json").write_text(json.dumps({"protocol": where, "key": str(folder), **values}))
 
 
 @pytest.fixture

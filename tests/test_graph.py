@@ -143,7 +143,7 @@ def test_a_classifier_trains_the_same_in_a_graph(data, kw):
         for _ in range(3):
             one.train_epoch()
         other = Training(initial_encoder(tiny(), data.layout), data["train"], data["val"], np.arange(40), 3, *place, graph=graph)
-        other._restore(one._state("k"), "k")
+        other._restore(one._state("k"), "k", "state")
         other.train_epoch()
         ends.append((torch.tensor(other.losses), other.model.state_dict()))
     bar = 1e-2 if "amp" in kw else 1e-4

@@ -29,6 +29,7 @@ ROOMS = (  # a module belongs to the longest name that it begins with
     "hiclr_fast.evaluation",
     "hiclr_fast.evaluation.protocols",
     "hiclr_fast.pretraining",
+    "hiclr_fast.tuning",
     "hiclr_fast.reports",
     "hiclr_fast",
     "hiclr_fast.cli",

@@ -31,6 +31,21 @@ def test_a_change_in_an_inlined_file_is_seen(tmp_path):
     assert run() == "42"
 
 
+def test_where_nothing_can_be_kept_it_still_runs(tmp_path):
+    """No folder beside the source, none of the user; then a disk that takes no file."""
+    file = tmp_path / "f.py"
+    file.write_text("from hiclr_kernels.jit import compiled\n@compiled()\ndef f(x):\n    return x + 1\nprint(f(1))\n")
+    environment = {"PYTHONPATH": str(KERNELS), "PATH": "", "HOME": os.devnull, "NUMBA_CACHE_DIR": ""}
+    call = dict(capture_output=True, text=True, env=environment)
+    (tmp_path / "__pycache__").write_text("")
+    done = subprocess.run([sys.executable, "-B", str(file)], **call)
+    assert done.stdout == "2\n" and not done.stderr, done.stderr
+    (tmp_path / "__pycache__").unlink()
+    full = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)); runpy.run_path(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-B", "-c", full, str(file)], **call)
+    assert done.stdout == "2\n" and not done.stderr, done.stderr
+
+
 def test_numba_leaves_the_number_of_torch_threads_as_it_is():
     code = (
         "import torch; torch.set_num_threads(1)\n"

@@ -176,3 +176,22 @@ def test_the_second_encoder_is_right(kernels):
     want = reference.stgcn_block(x[2:].double(), adjacency.double(), theirs, plan._replace(groups=1))
     assert rms_error(whole[2:], want) < 1e-5
     assert rms_error(blocks[1].norm2.running_var, theirs.norm2.running_var) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["middle", "last"])
+def test_float32_by_torchs_convolution(kernels, monkeypatch, name):
+    """The way of widths that the temporal kernels leave to a library; also with the rows of a second encoder."""
+    monkeypatch.setattr("hiclr_kernels.stgcn_block.temporal_part.covers", lambda *_, **__: False)
+    case = CASES[name]
+    want = outcome(reference.stgcn_block, case, torch.float32, torch.float64)
+    compare(outcome(ours, case, torch.float32), want, lambda _: 1e-5)
+    case = case._replace(dropped=0)
+    x, adjacency, plan = problem(case, torch.float32)
+    blocks = [copy(new_block(case, seed), torch.float32) for seed in (1, 2)]
+    split = case.groups - 1
+    own = case.rows * split // case.groups
+    y, whole = stgcn_block(x[:own], x, adjacency, blocks, plan._replace(split=split))
+    theirs = copy(new_block(case, 2), torch.float64)
+    want = reference.stgcn_block(x[own:].double(), adjacency.double(), theirs, plan._replace(groups=1))
+    assert rms_error(whole[len(y) :], want) < 1e-5
+    assert rms_error(blocks[1].norm2.running_var, theirs.norm2.running_var) < 1e-6

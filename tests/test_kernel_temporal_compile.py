@@ -11,13 +11,36 @@ from test_kernel_contrast_compile import CAPABILITIES, TENSOR_MEMORY, compile_ke
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 B16, F32 = torch.bfloat16, torch.float32
-# C, O, stride, dtype: the release's blocks, their widths in float32, widths that differ or are no powers of two, the widest
-CASES = [(c, c, stride, dtype) for dtype in (B16, F32) for c, stride in ((16, 1), (32, 1), (32, 2), (64, 1), (64, 2))]
-CASES += [(16, 16, 1, torch.float16), (24, 40, 2, B16), (128, 128, 1, B16), (128, 128, 2, B16), (128, 128, 2, F32)]
+# C, O, joints, K, stride, slope, dtype: the release's blocks; widths that differ, a wide layer; float32
+CASES = [(c, c, 25, 9, stride, 0.0, B16) for c, stride in ((16, 1), (32, 1), (32, 2), (64, 1), (64, 2), (128, 2))]
+CASES += [(24, 40, 20, 7, 2, 0.1, B16), (128, 16, 17, 7, 1, 0.1, torch.float16), (16, 128, 25, 9, 1, 0.0, B16)]
+CASES += [(16, 16, 25, 9, 1, 0.0, F32), (64, 64, 20, 9, 1, 0.1, F32), (128, 128, 25, 7, 2, 0.0, F32)]
 SHARED = {80: 163, 90: 227, 100: 227}  # KB of a program, by NVIDIA's tuning guides
 # registers a thread on sm_80, sm_90, sm_100 by (kernel, bytes an element, padded width), as kernels/README.md lists them
-BUDGET: dict = {}
-JOINS = (64, 2)  # band, moments, sums, diagonals: registers and KB of shared memory
+BUDGET = {
+    ("forward", 2, 16): (166, 158, 134),
+    ("inputs", 2, 16): (184, 212, 152),
+    ("weights", 2, 16): (255, 127, 82),
+    ("forward", 2, 32): (206, 162, 133),
+    ("inputs", 2, 32): (176, 220, 193),
+    ("weights", 2, 32): (255, 154, 84),
+    ("forward", 2, 64): (181, 166, 168),
+    ("inputs", 2, 64): (208, 205, 192),
+    ("weights", 2, 64): (255, 157, 100),
+    ("forward", 2, 128): (128, 144, 110),
+    ("inputs", 2, 128): (243, 252, 186),
+    ("weights", 2, 128): (202, 198, 121),
+    ("forward", 4, 16): (93, 72, 80),
+    ("inputs", 4, 16): (96, 80, 90),
+    ("weights", 4, 16): (125, 128, 155),
+    ("forward", 4, 64): (96, 96, 94),
+    ("inputs", 4, 64): (113, 112, 114),
+    ("weights", 4, 64): (120, 118, 118),
+    ("forward", 4, 128): (120, 94, 80),
+    ("inputs", 4, 128): (252, 244, 150),
+    ("weights", 4, 128): (152, 148, 148),
+}
+JOINS = (72, 2)  # band, moments, sums, diagonals: registers and KB of shared memory
 
 
 def compile_all(capability: int) -> dict:
@@ -37,12 +60,12 @@ def compile_all(capability: int) -> dict:
     def options(tile):
         return dict(num_warps=tile.warps, num_stages=tile.stages)
 
-    for c, o, stride, dtype in CASES:
-        element, shape = TYPES[dtype], (25, c, o, 9, stride, 0.0, dtype)
+    for c, o, joints, kernel, stride, slope, dtype in CASES:
+        element, shape = TYPES[dtype], (joints, c, o, kernel, stride, slope, dtype)
         at = f"{dtype.itemsize} {max(tiles.padded(c), tiles.padded(o))} {element} {c} to {o} stride {stride}"
         tile, constants = tiles.forward_config(*shape)
         add(f"forward {at}", gpu.forward_kernel, element, constants, options(tile))
-        for fold in (True, False) if c == o == 32 and stride == 1 else (True,):
+        for fold in (True, False) if c == o == 64 and stride == 1 else (True,):
             tile, constants = tiles.inputs_config(*shape, fold)
             add(f"inputs {at} fold {fold}", gpu.inputs_kernel, element, constants, options(tile))
             tile, constants = tiles.weights_config(*shape, fold)

@@ -7,6 +7,7 @@ from torch import nn
 
 from hiclr_fast.models.dsta import DSTA
 from hiclr_fast.models.hiclr import HiCLR
+from hiclr_fast.models.official import official_name
 from hiclr_fast.models.stgcn import STGCN, Block
 from hiclr_fast.training.optimizer import make_sgd
 
@@ -90,3 +91,48 @@ def test_twins_over_32_steps(monkeypatch):
             assert rms_error(a, b) < 5e-3 or a.norm() < 1e-3, name
         else:
             assert torch.equal(a, b), name
+
+
+@pytest.mark.slow
+def test_the_recorded_step(golden, monkeypatch):
+    """A step of the official processor through the kernels, queries and key in one batch: losses, rows, every gradient."""
+    from test_contrast import WEIGHTS as official_weights
+    from test_contrast import load, official_key
+    from test_contrast import views as recorded_views
+
+    monkeypatch.setenv("HICLR_KERNELS", "triton")
+    g, prefix = golden("stgcn_train_step"), "small/a1"
+    model = load(g, "small", torch.float32)
+    given, key_view = recorded_views(g, 1, g.t(f"{prefix}/mask_TV", torch.float32), model.fill, torch.float32)
+    q, key = model.pair(given, key_view)
+    loss, terms = model.loss(q, key, official_weights, 0)
+    loss.backward()
+    assert (q[0] - g.t(f"{prefix}/f64/q")).abs().max() < 2e-6
+    assert (key - g.t(f"{prefix}/f64/k")).abs().max() < 2e-6
+    torch.testing.assert_close(torch.cat([terms, loss[None]]).double(), g.t(f"{prefix}/f64/losses"), rtol=0, atol=2e-5)
+    total, compared = float(g[f"{prefix}/grad_total_norm"]), 0
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            want = g.t(f"{prefix}/f64/grad/{official_key(name)}").reshape(p.shape)
+            if want.norm() > 1e-4 * total:
+                compared += 1
+                assert rms_error(p.grad, want) < 2e-4, name
+    assert compared > 80
+
+
+@pytest.mark.slow
+def test_the_recorded_dsta_net(golden, monkeypatch):
+    """Its evaluation takes torch's operations; in training, with batch norm of the recorded statistics' batch, the kernels agree
+    with the reference on the recorded input."""
+    g = golden("dsta_eval")
+    results = []
+    for kernels, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+        monkeypatch.setenv("HICLR_KERNELS", kernels)
+        model = DSTA(25, dropout=0.0)
+        state = {name: g.t(f"encoder_q.{official_name(name)}", t.dtype) for name, t in model.state_dict().items()}
+        model.load_state_dict(state)
+        x = g.t("x", dtype)[:1]
+        evaluated = model.to(dtype).eval()(x)
+        assert rms_error(evaluated, g.t("f64/out")[:1]) < 1e-5
+        results.append(model.train().features(x[:, :, :20]))
+    assert rms_error(*results) < 1e-4

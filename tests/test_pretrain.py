@@ -74,7 +74,7 @@ def test_it_tells_samples_apart(tmp_path, data, encoder, hidden_channels, lr):
 def test_the_monitor_reads_the_resident_set_where_it_is(data, monkeypatch):
     seen = {}
     monkeypatch.setattr(monitor, "extract", lambda encoder, split, *_, rows: seen.setdefault(len(split), rows))
-    monkeypatch.setattr(monitor, "knn_accuracy", lambda *_: 0.0)
+    monkeypatch.setattr(monitor, "nearest", lambda *_: 0.0)
     trainer = Pretrainer(tiny(loader="resident"), data)
     monitor.knn_monitor(trainer.model.encoder_q, data, "joint", trainer.device, resident=trainer.loader.x)
     assert seen[len(data["train"])] is trainer.loader.x and seen[len(data["val"])] is None
@@ -189,7 +189,7 @@ def test_save_is_atomic(tmp_path, data, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(InputError, match="cannot write .*No space"):
+    with pytest.raises(InputError, match=r"cannot write .*No space"):
         save(trainer, run)
     assert (run / "checkpoint.pt").read_bytes() == before and not list(run.glob(".*"))
 

@@ -82,8 +82,10 @@ def test_linear_on_noise_is_chance():
 
 def test_results_by_name(tmp_path):
     outcome = Outcome({"top1": 1.0}, np.array(["x", "y", "z"]), np.arange(3), {"scores": np.eye(3)}, {"more": 2})
-    write_results(tmp_path / "deep" / "r", {"protocol": "p"}, outcome)
-    assert read_results(tmp_path / "deep" / "r") == {"protocol": "p", "percent": {"top1": 1.0}, "more": 2}
+    write_results(tmp_path / "deep" / "r", {"protocol": "p", "key": "k"}, outcome)
+    found = read_results(tmp_path / "deep" / "r")
+    assert set(found.pop("files")) == {"scores.npz"}
+    assert found == {"protocol": "p", "key": "k", "percent": {"top1": 1.0}, "more": 2}
     scores = read_scores(tmp_path / "deep" / "r")
     assert scores["name"].tolist() == ["x", "y", "z"] and scores["scores"].shape == (3, 3)
     assert read_results(tmp_path) is None
@@ -141,7 +143,7 @@ def test_a_damaged_cache_is_made_anew(run):
 
 def test_features_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")  # a file where the folder should be
-    with pytest.raises(InputError, match=r"features cannot be written .* writable folder"):
+    with pytest.raises(InputError, match=r"cannot write .*f\.npz: .*; check the disk"):
         features.save_features({"val": features_of(np.eye(2), [0, 1])}, tmp_path / "file" / "f.npz")
 
 

@@ -100,6 +100,7 @@ def streams(folder, **changes):
         order = np.roll(np.arange(3), number)
         facts = {"protocol": "linear", "stream": stream, "origin": "pretrained", "data_checksum": "x", "key": stream}
         facts |= {"recalibrated": False, "settings": {"epochs": 100, "seed": number}}
+        facts |= {"checkpoint": f"{stream}.pt", "checkpoint_sha256": stream}
         arrays = {"name": name[order], "label": label[order], "scores": (number + 1) * scores[order]}
         for field, value in changes.get(stream, {}).items():
             (facts if field in facts else arrays)[field] = value

@@ -63,7 +63,7 @@ BAD = [
 
 @pytest.mark.parametrize("change", BAD, ids=str)
 def test_pretraining_refuses(change):
-    with pytest.raises(InputError, match="expected|all are 0"):
+    with pytest.raises(InputError, match=r"expected|all are 0"):
         replace(tiny(), **change).check()
 
 

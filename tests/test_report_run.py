@@ -77,7 +77,7 @@ def test_a_run_without_metrics(tmp_path, report):
     _, run, candidate = report
     shutil.copytree(run, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    for content, message in (("", "is empty"), ("{", "a line is not JSON"), (None, "does not exist")):
+    for content, message in (("", "has no metrics"), ("{\n", "line 1 is no line of metrics"), (None, "has no metrics")):
         metrics.write_text(content) if content is not None else metrics.unlink()
         with pytest.raises(InputError, match=message):
             make_report(candidate, tmp_path / "run", tmp_path / "out")
@@ -105,9 +105,12 @@ def test_results_that_are_there_are_shown_not_replaced(tmp_path, report):
     state["model"]["encoder_q.blocks.1.conv.weight"].neg_()
     torch.save(state, one.checkpoint)
     (one.folder / "semi_1").mkdir()
-    shutil.copy(one.folder / "linear" / "results.json", one.folder / "semi_1")
+    results = json.loads((one.folder / "linear" / "results.json").read_text())
+    (one.folder / "semi_1" / "results.json").write_text(json.dumps({**results, "files": {}}))
+    before = {p: p.read_bytes() for p in one.folder.rglob("*.npz")}
     text = make_report(replace(one), tmp_path / "run", tmp_path / "out").read_text()
-    assert re.findall(r"<th>([^<]*) \(another checkpoint\)", text) == ["semi_1"]
+    assert re.findall(r"<th>([^<]*) \(another checkpoint\)", text) == ["knn", "linear", "semi_1"]
+    assert before and all(p.read_bytes() == content for p, content in before.items())
 
 
 def test_a_report_on_three_samples(tmp_path):

@@ -184,5 +184,5 @@ def test_an_infinite_variance_is_never_a_number(candidate, tmp_path):
     trainer = start(tiny(stream="joint"), data, tmp_path / "run")
     with torch.no_grad():
         next(b for name, b in trainer.model.encoder_q.named_buffers() if name.endswith("running_var")).fill_(torch.inf)
-    with pytest.raises(InputError, match="NaN or Inf in epoch 1 .* last good checkpoint is kept"):
+    with pytest.raises(InputError, match=r"NaN or Inf in epoch 1 .* last good checkpoint is kept"):
         trainer.check_finite()

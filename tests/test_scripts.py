@@ -115,7 +115,7 @@ def test_a_preset_is_below_the_flags(command, tmp_path):
     code, _, err = command("pretrain", "--preset", "ntu60_xsub/bone/dsta", *tiny)
     saved = Path("run/config.yaml").read_text()
     assert code == 0, err
-    for line in ("encoder: dsta", "stream: bone", "weight_decay: 0.0005", "lr: 0.01", "data: data/ntu60_xsub"):
+    for line in ("encoder: dsta", "stream: bone", "weight_decay: 0.0005", "lr: 0.01", f"data: {tmp_path}/data/ntu60_xsub"):
         assert f"{line}\n" in saved
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hiclr_kernels.augment.reference import to_stream
 
+from hiclr_fast.data.own import Layout as ShowLayout
+from hiclr_fast.drawing import spread
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS, Layout, Space, adjacency, difference, get_layout, hop_distance, same_skeleton
 
@@ -151,3 +153,25 @@ def test_spaces_come_back_from_plain_values():
     for bad in ({}, {"unit": "px", "third": "zero", "size": 1}, {"unit": "m", "third": "zero", "size": -1}, []):
         with pytest.raises(InputError, match="not a description of coordinates"):
             Space.from_dict(bad, "here")
+
+
+def test_a_layout_is_shown_drawn_and_read_again(tmp_path, capsys):
+    for name in LAYOUTS:
+        ShowLayout(name).run()
+        (tmp_path / "again.json").write_text(capsys.readouterr().out)
+        assert get_layout(tmp_path / "again.json") == LAYOUTS[name]
+    for layout in ("coco17", str(write(tmp_path))):
+        ShowLayout(layout, tmp_path / "layout.png").run()
+        assert (tmp_path / "layout.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_picture_of_a_layout_is_a_person_who_faces_us(name):
+    layout, place = LAYOUTS[name], spread(LAYOUTS[name])
+    for l, r in zip(layout.left, layout.right, strict=True):
+        assert place[l, 0] == -place[r, 0] > 0 and place[l, 1] == place[r, 1]
+    apart = np.linalg.norm(place[:, None] - place[None], axis=-1) + np.eye(layout.num_joints)
+    assert apart.min() > 0.1
+    named = {n.lower().replace("_", ""): v for v, n in enumerate(layout.joint_names)}
+    top, bottom = (next(named[n] for n in names if n in named) for names in (("head", "nose"), ("ankleleft", "leftankle")))
+    assert place[top, 1] > place[bottom, 1]

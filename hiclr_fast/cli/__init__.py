@@ -9,6 +9,7 @@ from hiclr_fast.errors import run_script
 COMMANDS = {  # in the order of the flow
     "prepare": "makes packed datasets from raw recordings, and checks them",
     "pretrain": "pretrains an encoder without labels",
+    "tune": "chooses pretraining settings without the test set",
     "evaluate": "runs the protocols on a pretrained encoder",
     "report": "draws views, and the report of a run",
     "predict": "names the actions in recordings",

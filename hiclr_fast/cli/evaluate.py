@@ -21,7 +21,9 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi
 from hiclr_fast.evaluation.protocols.transfer import folder_of, moved, run_transfer
+from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.flags import called, default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
@@ -46,6 +48,10 @@ class Source:
     """The pretrained encoder, the same encoder as its run began, or the raw coordinates."""
     recalibrate: bool = False
     """Batch-norm statistics from clean training data instead of those that pretraining left."""
+    readout: Annotated[Literal["all", "parts", "joints"] | None, default("as the encoder was trained")] = None
+    """Frozen features: means over all joints, each body part, or each joint."""
+    segments: int = 1
+    """Frozen features: equal spans of time, each with its own means."""
     feature_dtype: FeatureDtype = "float32"
     """Frozen features: bf16 runs the encoder in bfloat16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -71,7 +77,8 @@ class Source:
         same = ("format", "stream", "origin", "recalibrate", "feature_dtype", "no_graph")
         ranks = join(pick_device(self.device))
         place = checkpoint, open_packed(data), self.out or checkpoint.parent / "eval", pick_device(self.device, ranks.local)
-        return Candidate(*place, ranks=ranks, **{name: getattr(self, name) for name in same})
+        readout = Readout(self.readout, self.segments)
+        return Candidate(*place, ranks=ranks, readout=readout, **{name: getattr(self, name) for name in same})
 
 
 Candidates = tyro.conf.OmitArgPrefixes[Source]
@@ -86,9 +93,11 @@ class Knn:
     """Numbers of neighbours that vote."""
     temperature: float = TEMPERATURE
     """Of the weighted vote, exp(cosine / temperature)."""
+    space: Space = "plain"
+    """plain, or centred or whitened by the training features; inner: what is best inside the training split."""
 
     def run(self) -> None:
-        self.source.candidate().evaluate("knn", KnnConfig(self.k, self.temperature), knn)
+        self.source.candidate().evaluate("knn", KnnConfig(self.k, self.temperature, self.space), knn)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ import tyro
 from hiclr_fast.cli.arguments import Counts, Numbers, Words
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.preprocess import Preprocess
+from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.flags import default
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.presets import DATASETS, preset
+from hiclr_fast.reports.ablation import ablate
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.reproduce import reproduce
 from hiclr_fast.skeletons import STREAMS
@@ -64,6 +67,14 @@ class Args:
     """Packed dataset for the transfer protocol."""
     amp: bool = False
     """Mixed precision in everything that trains an encoder."""
+    readout: Annotated[Literal["all", "parts", "joints"] | None, default("as the encoder was trained")] = None
+    """Frozen features: means over all joints, each body part, or each joint."""
+    segments: int = 1
+    """Frozen features: equal spans of time, each with its own means."""
+    space: Space = "plain"
+    """k-NN and retrieval: plain, centred or whitened features; inner: what is best inside the training split."""
+    ablation: bool = False
+    """Instead of the table: one branch, two and three, ways of consistency, strong operations, mining; joint stream."""
     smoke: bool = False
     """The whole chain on tiny synthetic sets, in minutes on two cores; the numbers mean nothing. Heeds only --encoder, --out."""
 
@@ -108,14 +119,14 @@ def plan_of(args: Args) -> Plan:
         return smoke_plan(args.out or Path("runs/smoke"), args.encoder)
     configs = pretraining(args)
     data = tuple(map(Path, args.data)) or (next(iter(configs.values())).data or Path("data") / name,)
-    same = {field: getattr(args, field) for field in ("protocols", "semi_percent", "semi_repeats", "transfer_to")}
+    same = {field: getattr(args, field) for field in ("protocols", "semi_percent", "semi_repeats", "transfer_to", "space")}
     same |= {field: getattr(args, field) for field in ("linear_epochs", "finetune_epochs", "semi_epochs")}
     training = FinetuneConfig(dropout=args.dropout, batch_size=args.batch_size, amp=args.amp)
-    out = args.out or Path("runs") / f"{name}_{args.encoder}"
-    return Plan(args.dataset, args.split, data, out, configs, seeds=args.seeds, training=training, **same)
+    out, readout = args.out or Path("runs") / f"{name}_{args.encoder}", Readout(args.readout, args.segments)
+    return Plan(args.dataset, args.split, data, out, configs, seeds=args.seeds, training=training, readout=readout, **same)
 
 
 def main() -> None:
-    plan = plan_of(tyro.cli(Args, description=__doc__))
-    if not reproduce(plan):
+    args = tyro.cli(Args, description=__doc__)
+    if not (ablate if args.ablation else reproduce)(plan_of(args)):
         print("stopped; run the same command again to continue")

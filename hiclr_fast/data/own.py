@@ -18,6 +18,7 @@ from hiclr_fast.data.prepare import AUTO, USUAL, Given, Options, Preprocessing, 
 from hiclr_fast.drawing import draw_layout
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
+from hiclr_fast.flags import default
 from hiclr_fast.skeletons import get_layout
 
 
@@ -29,16 +30,17 @@ class OwnClips:
     layout: str
     """Name of a known layout, or a .json file (see `hiclr prepare layout`)."""
     out: Path
-    labels: Path | None = None
+    """Folder of the packed dataset; must not exist."""
+    labels: Annotated[Path | None, default("none")] = None
     """CSV with a header: name (path below the folder, without ending), and any of label, subject, view, split (train, val)."""
-    train_by: str | None = None
-    """subject=ann,ben or view=1,2 or a file with one training name a line, where the CSV has no split; none: all train."""
+    train_by: Annotated[str | None, default("all train")] = None
+    """subject=ann,ben or view=1,2 or a file with one training name a line, where the CSV has no split."""
     channels: Channels = "auto"
     """What a joint's numbers are: xyz, xy (pixels, y down), or xys with a score; auto: xy or xyz by how many there are."""
-    bodies: int | None = None
-    """Bodies of a sample; none: the most of any clip."""
-    classes: Path | None = None
-    """Text file with one class name a line; none: the labels that occur."""
+    bodies: Annotated[int | None, default("the most of any clip")] = None
+    """Bodies of a sample."""
+    classes: Annotated[Path | None, default("the labels that occur")] = None
+    """Text file with one class name a line."""
     preprocess: Preprocessing = AUTO
     options: Options = USUAL
 
@@ -79,10 +81,11 @@ class Sequences:
 
     file: Given
     out: Path
+    """Folder of the packed dataset; must not exist."""
     train_by: str = ALL
     """subject=1,3,5 or view=1,2 or a file with one training name a line, the rest is validation; all: everything trains."""
-    layout: str | None = None
-    """Name of a known layout, or a .json file; none: what the file says."""
+    layout: Annotated[str | None, default("what the file says")] = None
+    """Name of a known layout, or a .json file."""
     preprocess: Preprocessing = AUTO
     options: Options = USUAL
     drop_duplicates: bool = False
@@ -108,12 +111,17 @@ class Synthetic:
 
     preprocess: Preprocessing = AUTO
     out: Path = Path("data/synthetic")
+    """Folder of the packed dataset; must not exist."""
     subjects: int = 12
+    """Actors, three or more; every third is validation."""
     repeats: int = 3
+    """Times that each does each action."""
     views: int = 2
+    """Cameras."""
     two_person: bool = False
     """Adds two-person classes; every sample then has two bodies, the second mostly absent."""
     seed: int = 0
+    """Of all that is drawn."""
 
     def run(self) -> None:
         sizes = dict(subjects=self.subjects, repeats=self.repeats, views=self.views)
@@ -132,7 +140,7 @@ class Layout:
     """
 
     layout: Annotated[str, tyro.conf.Positional]
-    picture: Path | None = None
+    picture: Annotated[Path | None, default("none")] = None
     """PNG to draw: the tree with numbers, names, mirror pairs and parts."""
 
     def run(self) -> None:
@@ -152,7 +160,7 @@ class Check:
     """Verifies a packed dataset: checksums, values, class balance, subjects and views in both splits, exact duplicates."""
 
     folder: Given
-    picture: Path | None = None
+    picture: Annotated[Path | None, default("none")] = None
     """PNG to draw: the first training sample of every class."""
 
     def run(self) -> int:

@@ -19,6 +19,7 @@ from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.packed.leaks import about_size
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
+from hiclr_fast.flags import default
 from hiclr_fast.skeletons import get_layout
 
 Preprocessing = tyro.conf.OmitArgPrefixes[Preprocess]
@@ -52,17 +53,18 @@ class Ntu:
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path
+    """Folder of the packed dataset; must not exist."""
     split: str = ALL
     """ntu60_xsub, ntu60_xview, ntu120_xsub or ntu120_xset (official lists); or, for other data in this format, subject=1,2 or
     view=1,2 of the training part, a file with one training name a line, or all: everything trains."""
     preprocess: Preprocessing = AUTO
     options: Options = USUAL
-    missing: Path | None = None
+    missing: Annotated[Path | None, default("none")] = None
     """Text file of sample names to leave out, as the published list of samples with missing skeletons."""
     bodies: Literal["first", "denoised"] = "first"
     """first: the first two bodies of each frame (official chain); denoised: two bodies chosen by length, spread and motion."""
-    classes: Path | None = None
-    """Text file with the name of action A001, A002, ... in each line; none: NTU's names with an official split, else A001, ..."""
+    classes: Annotated[Path | None, default("NTU's names with an official split, else A001, ...")] = None
+    """Text file with the name of action A001, A002, ... in each line."""
 
     def run(self) -> None:
         listed = self.split in ntu.SPLITS
@@ -103,9 +105,11 @@ class Pku:
 
     skeletons: Given
     labels: Path
+    """Folder of the label files."""
     split: Path
     """The dataset's cross-subject.txt or cross-view.txt."""
     out: Path
+    """Folder of the packed dataset; must not exist."""
     preprocess: Preprocessing = AUTO
     options: Options = USUAL
 
@@ -132,6 +136,7 @@ class Ucla:
 
     folder: Given
     out: Path
+    """Folder of the packed dataset; must not exist."""
     preprocess: Preprocessing = AUTO
     options: Options = USUAL
     split: str = "view=1,2"
@@ -158,16 +163,17 @@ class Pyskl:
 
     file: Given
     out: Path
+    """Folder of the packed dataset; must not exist."""
     preprocess: Preprocessing = AUTO
     options: Options = USUAL
     train: str | None = "xsub_train"
     """Name of a split inside the pickle; None: every annotation trains."""
     val: str | None = "xsub_val"
     """Name of another; None: no validation."""
-    layout: str | None = None
-    """Name of a known layout, or a .json file; none: by the number of joints."""
-    classes: Path | None = None
-    """Text file with the name of class 0, 1, ... in each line; none: the numbers that occur."""
+    layout: Annotated[str | None, default("by the number of joints")] = None
+    """Name of a known layout, or a .json file."""
+    classes: Annotated[Path | None, default("the numbers that occur")] = None
+    """Text file with the name of class 0, 1, ... in each line."""
 
     def run(self) -> None:
         annotations = Annotations(self.file, self.train, self.val if self.train else None)
@@ -192,14 +198,19 @@ class Official:
     """The *_position.npy and *_label.pkl that users of HiCLR, AimCLR and CrosSCLR already have."""
 
     data: Path
+    """The training *_position.npy."""
     out: Path
-    labels: Path | None = None
-    """None: no sample has a label."""
-    val_data: Path | None = None
-    val_labels: Path | None = None
+    """Folder of the packed dataset; must not exist."""
+    labels: Annotated[Path | None, default("no sample has a label")] = None
+    """Its *_label.pkl."""
+    val_data: Annotated[Path | None, default("none")] = None
+    """The validation *_position.npy."""
+    val_labels: Annotated[Path | None, default("none")] = None
+    """Its *_label.pkl."""
     layout: str = "ntu25"
-    classes: Path | None = None
-    """Text file with the name of class 0, 1, ... in each line; none: their numbers."""
+    """Name of a known layout, or a .json file."""
+    classes: Annotated[Path | None, default("their numbers")] = None
+    """Text file with the name of class 0, 1, ... in each line."""
 
     def run(self) -> None:
         files = {"train": (self.data, self.labels)}

@@ -6,13 +6,14 @@ Order and constants: official preprocess_ntu (relative, resize, rotate), checked
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from hiclr_fast.data.gaps import fill_gaps, leading_frames, present
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.settings import update
+from hiclr_fast.flags import default
 from hiclr_fast.skeletons import Layout, Space
 
 PER_METRE = {"m": 1.0, "cm": 0.01, "mm": 0.001}
@@ -42,7 +43,7 @@ class Preprocess:
     """In a plane, what the third channel holds."""
     min_score: float = 0.3
     """Joints with a lower score are taken as missing (gaps: keep)."""
-    image: tuple[float, float] | None = None
+    image: Annotated[tuple[float, float] | None, default("what the recordings say")] = None
     """Width and height of the image in pixels, for recordings that do not say (scale: image)."""
 
     def as_dict(self) -> dict:

@@ -28,6 +28,7 @@ from hiclr_fast.evaluation.features import (
     recalibrate,
 )
 from hiclr_fast.evaluation.metrics import class_accuracy
+from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.lock import Lock
@@ -61,8 +62,9 @@ def train_val(data: Packed) -> tuple[Split, Split]:
 class Candidate:
     """checkpoint: also where origin is not `pretrained`, for its config. folder: results go to folder/{protocol}.
 
-    feature_dtype: in which frozen features are computed; they are float32 then. ranks: with several, every rank has this
-    Candidate, on its own device. no_graph: trainings run step by step on CUDA, too; no result depends on it.
+    feature_dtype: in which frozen features are computed; they are float32 then. readout: what frozen features are means over.
+    ranks: with several, every rank has this Candidate, on its own device. no_graph: trainings run step by step on CUDA, too; no
+    result depends on it.
     """
 
     checkpoint: Path
@@ -74,6 +76,7 @@ class Candidate:
     origin: Origin = "pretrained"
     recalibrate: bool = False
     feature_dtype: FeatureDtype = "float32"
+    readout: Readout = OWN
     ranks: Ranks = ALONE
     no_graph: bool = False
 
@@ -89,6 +92,9 @@ class Candidate:
         check_fits(self.weights.encoder, self.data, str(self.checkpoint))
         if self.recalibrate and self.origin == "raw":
             raise InputError("raw coordinates have no batch-norm statistics to recalibrate; leave --recalibrate out")
+        self.readout.check()
+        if self.readout != OWN and self.origin == "raw":
+            raise InputError("raw coordinates are not pooled; leave --readout and --segments out")
         if self.feature_dtype != "float32" and self.origin == "raw":
             raise InputError(f"raw coordinates are not computed; leave --feature-dtype {self.feature_dtype} out")
         object.__setattr__(self, "stream", self.stream or self.weights.config.stream)
@@ -111,7 +117,7 @@ class Candidate:
         """(train, val) features (N, D), all finite."""
         train, val = self.splits()
         if self.origin == "pretrained":
-            how = self.recalibrate, self.feature_dtype
+            how = self.recalibrate, self.feature_dtype, self.readout
             found = cached_features(self.weights, self.data, self.stream, self.device, *how)
             return found["train"], found["val"]
         if self.origin == "raw":
@@ -128,6 +134,7 @@ class Candidate:
         """The encoder whose `features` they are, in eval mode on the device."""
         encoder = copy.deepcopy(self.weights.encoder) if self.origin == "pretrained" else self.encoder()
         encoder.to(self.device, memory_format=torch.channels_last)
+        self.readout.set(encoder, self.data.layout)
         if self.recalibrate:
             recalibrate(encoder, self.data["train"], self.data.layout, self.stream, self.device)
         return encoder.eval()
@@ -169,7 +176,9 @@ class Candidate:
             "stream": self.stream,
             "origin": self.origin,
             "recalibrated": self.recalibrate,
-        } | ({} if self.feature_dtype == "float32" else {"feature_dtype": self.feature_dtype})
+            **({} if self.feature_dtype == "float32" else {"feature_dtype": self.feature_dtype}),
+            **({} if self.readout == OWN else {"readout": self.readout.name}),
+        }
 
     def name_of(self, protocol: str) -> str:
         """Folder of a protocol's results, with what differs from the usual: linear, linear_random, linear_recalibrated.
@@ -178,6 +187,7 @@ class Candidate:
         """
         words = [self.origin] * (self.origin != "pretrained" and protocol != "supervised")
         words += ["recalibrated"] * self.recalibrate
+        words += [self.readout.name] * (self.readout != OWN)
         words += [self.feature_dtype] * (self.feature_dtype != "float32")
         words += [self.stream] * (self.format == "hiclr_fast" and self.stream != self.weights.config.stream)
         return "_".join([protocol, *words])

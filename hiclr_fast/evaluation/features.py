@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError, writing
+from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.atomic import write_npz
 from hiclr_fast.inference.encoder import pooled
@@ -123,15 +124,17 @@ def cached_features(
     device: torch.device,
     recalibrated: bool = False,
     dtype: FeatureDtype = "float32",
+    readout: Readout = OWN,
 ) -> dict[str, Features]:
     """Features of every split, from `features/` beside the checkpoint when they are there.
 
     The key is the checkpoint's content, the data's checksum, the stream, the kind of device, whether the batch-norm
-    statistics were recalibrated on the training split, and the number format where it is not float32, so that nothing stale
-    is ever used. A damaged cache is made anew.
+    statistics were recalibrated on the training split, the number format where it is not float32, and the readout where it is
+    not the encoder's own, so that nothing stale is ever used. A damaged cache is made anew.
     """
     check_fits(weights.encoder, data, str(weights.path))
     facts = [weights.sha256, data.checksum, stream, device.type, str(recalibrated), *([] if dtype == "float32" else [dtype])]
+    facts += [readout.name] * (readout != OWN)
     key = hashlib.sha256(" ".join(facts).encode()).hexdigest()[:16]
     cache = weights.path.parent / "features" / f"{key}.npz"
     if cache.is_file():
@@ -139,23 +142,29 @@ def cached_features(
             return _from_cache(cache, data)
         except InputError as error:
             tqdm.write(f"note: {error}; the features are extracted again")
+            cache.unlink(missing_ok=True)
     encoder = copy.deepcopy(weights.encoder).to(device, memory_format=torch.channels_last)
+    readout.set(encoder, data.layout)
     if recalibrated:
         recalibrate(encoder, data["train"], data.layout, stream, device)
     features = {s: extract(encoder, split, data.layout, stream, device, dtype=dtype) for s, split in data.splits.items()}
     check_finite(features.values(), str(weights.path))
     check_statistics(encoder, str(weights.path))
-    save_features(features, cache)
+    _write(features, cache)
     return features
 
 
 def save_features(features: dict[str, Features], path: Path) -> None:
     """{split}/features, {split}/label, {split}/name of every split in one .npz. A file that is not of this kind stays."""
+    if path.exists() and not _is_features(path):
+        raise InputError(f"{path} exists already and holds no features; choose another --out")
+    _write(features, path)
+
+
+def _write(features: dict[str, Features], path: Path) -> None:
     arrays = {}
     for split, f in features.items():
         arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
-    if path.exists() and not _is_features(path):
-        raise InputError(f"{path} exists already and holds no features; choose another --out")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_npz(path, arrays)

@@ -1,8 +1,8 @@
 """One process at a time in a folder: a lock that the system drops when its holder ends, however it ends."""
 
-import contextlib
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,16 +31,18 @@ class Lock:
             raise InputError(f"{folder} is in use by {_holder(file)}; wait for it, or choose another folder") from None
         except OSError as error:
             raise InputError(f"cannot write {os_sentence(error, file)}") from None
-        file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        with suppress(OSError):  # a full disk: the lock holds without its words
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         remove_left_over(self.folder)
 
     def release(self) -> None:
         """Takes the file away too, and the folder where nothing else is in it."""
         if not self._lock.is_locked:
             return
-        (self.folder / NAME).unlink(missing_ok=True)
+        with suppress(OSError):  # where it cannot be removed, the next one takes it over
+            (self.folder / NAME).unlink()
         self._lock.release()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.folder.rmdir()
 
     def moved(self, folder: Path) -> None:

@@ -8,28 +8,31 @@ grow with their number.
 | .txt (PKU-MMD) | the file, whole |
 | .pkl (pyskl) | an annotation |
 | .npz of `hiclr prepare sequences` | a sequence |
-| .npz of plain arrays, .npy | an array (F, V, 3[, M]), or each row of an array (N, 3, T, V, M) |
+| .npz and .npy of `hiclr prepare clips` | the file, (F, V, C) or (F, V, C, M) |
+| .npy (N, 3, T, V, M) | a row |
 | a packed set | a sample of any split |
 | a folder | whatever of these lies below it |
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from hiclr_fast.data.contract import Contract
+from hiclr_fast.data.convert import row_of
 from hiclr_fast.data.formats import ntu, pku, ucla
-from hiclr_fast.data.formats.bodies import denoised, first_two
-from hiclr_fast.data.formats.parse_numbers import PAD
-from hiclr_fast.data.formats.recording import Recording, read_padded, repaired
-from hiclr_fast.data.formats.sequences import find_layout
+from hiclr_fast.data.formats.clips import load_clip
+from hiclr_fast.data.formats.pyskl import Annotations
+from hiclr_fast.data.formats.recording import Recording
+from hiclr_fast.data.formats.sequences import Sequences, check_sequences, find_layout
 from hiclr_fast.data.packed.dataset import open_packed
-from hiclr_fast.data.packed.rows_on_disk import Rows
+from hiclr_fast.data.packed.rows_on_disk import Rows, npy_header
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
-from hiclr_fast.files.pickles import load_plain_pickle
 from hiclr_fast.inference.rows import Samples
 from hiclr_fast.skeletons import Layout, get_layout
 
@@ -79,47 +82,44 @@ class ClipReader:
     def _check(self, layout: Layout, where: Path) -> None:
         self.contract.check_layout(layout, str(where), "the network")
 
-    def _repaired(self, read: Callable[[], np.ndarray], name: str) -> Clip:
-        """A recording of a file format: as `hiclr prepare` does, single frames that are no numbers are interpolated."""
+    def _clip(self, name: str, read: Callable[[], Recording]) -> Clip:
+        """A clip of the recording that `read` gives: mended, filled and made into a row as `hiclr prepare` does."""
 
         def row() -> np.ndarray:
-            frames, _ = repaired(Recording(name, read(), 0))
-            return self.contract.row(frames, name)
+            recording = read()
+            frames, score = self.contract.with_bodies(recording.frames, recording.score, recording.name)
+            flat = self.contract.space.flat
+            if frames.ndim != 4 or (frames.shape[2] == 2) != flat:
+                expected = "(x, y) in an image" if flat else "(x, y, z)"
+                raise InputError(f"{recording.name}: shape {frames.shape}, the network was trained on {expected}")
+            return row_of(replace(recording, frames=frames, score=score), self.contract.layout, self.contract.how)[0]
 
         return Clip(name, row)
 
     def _skeleton(self, path: Path) -> Iterator[Clip]:
         self._check(get_layout("ntu25"), path)
-        select = first_two if self.bodies == "first" else denoised
-        yield self._repaired(lambda: select(ntu.parse_skeleton(read_padded(path, PAD), str(path))), path.stem)
+        yield self._clip(path.stem, lambda: ntu.read_ntu(path, self.bodies, named=False))
 
     def _ucla(self, path: Path) -> Iterator[Clip]:
         self._check(get_layout("kinect20"), path)
-        yield self._repaired(lambda: ucla.read_frames(path), path.stem)
+        yield self._clip(path.stem, lambda: Recording(path.stem, ucla.read_frames(path)))
 
     def _pku(self, path: Path) -> Iterator[Clip]:
         self._check(get_layout("ntu25"), path)
-        yield self._repaired(lambda: pku.read_frames(path), path.stem)
+        yield self._clip(path.stem, lambda: Recording(path.stem, pku.read_frames(path)))
 
     def _pyskl(self, path: Path) -> Iterator[Clip]:
-        content = load_plain_pickle(path)
-        found = content.get("annotations") if isinstance(content, dict) else content
-        if not isinstance(found, (list, tuple)):
-            raise InputError(f"{path}: expected a dict with `annotations`, or a list of them, as pyskl writes it")
         self._check(self.layout, path)
-        for i, one in enumerate(found):
+        found = Annotations(path, None, None)
+        for i, one in enumerate(found.annotations):
             name = one.get("frame_dir") if isinstance(one, dict) else None
-            points = one.get("keypoint") if isinstance(one, dict) else None
-            if not isinstance(points, np.ndarray) or points.dtype.kind != "f" or points.ndim != 4:
-                raise InputError(f"{path} annotation {i}: expected a dict with keypoint (bodies, frames, joints, 3)")
-            x = points[: self.contract.shape[3]].transpose(1, 2, 3, 0).astype(np.float32)
-            yield self._repaired(lambda x=x: x, str(name or f"{path.stem}_{i}"))
+            yield self._clip(str(name or f"{path.stem}_{i}"), lambda i=i: found.read(i)[0])
 
     def _packed(self, path: Path) -> Iterator[Clip]:
         data = open_packed(path)
         self._check(data.layout, path)
         theirs = Contract.of(data, self.contract.stream)
-        if (theirs.shape, theirs.how) != (self.contract.shape, self.contract.how):
+        if (theirs.shape, theirs.how, theirs.space.third) != (self.contract.shape, self.contract.how, self.contract.space.third):
             raise InputError(
                 f"{path} was prepared otherwise than the network's data: {theirs.shape} {theirs.how}, expected "
                 f"{self.contract.shape} {self.contract.how}; give the recordings themselves, or prepare them alike"
@@ -131,34 +131,33 @@ class ClipReader:
     def _npz(self, path: Path) -> Iterator[Clip]:
         arrays = read_npz(path)
         if "offsets" not in arrays:
-            for name, x in arrays.items():
-                yield from self._array(x, f"{path.stem}_{name}" if len(arrays) > 1 else path.stem)
+            self._check(self.layout, path)
+            yield self._clip(path.stem, partial(self._own, path))
             return
-        self._check(find_layout(arrays, str(path)), path)
-        offsets, frames = arrays["offsets"], arrays.get("frames")
-        rising = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 1 and not (np.diff(offsets) <= 0).any()
-        if frames is None or not rising or offsets[0] != 0 or offsets[-1] != len(frames):
-            raise InputError(f"{path}: offsets must rise from 0 to the number of `frames`, without empty sequences")
-        names = arrays.get("name", np.array([f"{i:06d}" for i in range(len(offsets) - 1)]))
-        if names.shape != (len(offsets) - 1,):
-            raise InputError(f"{path}: name {names.shape}, expected ({len(offsets) - 1},), one a sequence")
-        for name, a, b in zip(names.astype(str).tolist(), offsets[:-1], offsets[1:], strict=True):
-            yield Clip(name, self._reader([frames[a:b]], name))
+        layout = self.layout if not {"layout", "parents"} & set(arrays) else find_layout(arrays, str(path))
+        self._check(layout, path)
+        check_sequences(arrays, layout, str(path))
+        found = Sequences(arrays)
+        for i, name in enumerate(found.columns["name"].tolist()):
+            yield self._clip(name, lambda i=i: found.read(i)[0])
 
     def _npy(self, path: Path) -> Iterator[Clip]:
-        yield from self._array(np.asarray(Rows([path])), path.stem)
-
-    def _array(self, x: np.ndarray, name: str) -> Iterator[Clip]:
-        self._check(self.layout, Path(name))
-        if x.ndim != 5:
-            yield Clip(name, self._reader([x], name))
+        self._check(self.layout, path)
+        if len(npy_header(path)[0]) != 5:
+            yield self._clip(path.stem, partial(self._own, path))
             return
-        samples = Samples(x, self.contract, self.layout)
+        samples = Samples(np.asarray(Rows([path])), self.contract, self.layout)
         for i in range(len(samples)):
-            yield Clip(f"{name}_{i}", lambda i=i: samples.rows(i, i + 1)[0])
+            yield Clip(f"{path.stem}_{i}", lambda i=i: samples.rows(i, i + 1)[0])
 
-    def _reader(self, x: Any, name: str) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
-            return Samples(x, self.contract, self.layout, where=name).rows(0, 1)[0]
-
-        return read
+    def _own(self, path: Path) -> Recording:
+        """One array in a file; in an image three numbers are x, y and the score."""
+        arrays, joints = load_clip(path), self.contract.layout.num_joints
+        x, score, image = arrays["frames"], arrays.get("score"), arrays.get("image")
+        if x.ndim != 4 or x.shape[1] != joints or x.shape[2] not in ((2, 3) if self.contract.space.flat else (3,)):
+            raise InputError(f"{path.stem}: shape {x.shape}, expected (frames, {joints} joints of {self.layout.name}, ..)")
+        if self.contract.space.flat and x.shape[2] == 3:
+            x, score = x[:, :, :2], x[:, :, 2]
+        size = None if image is None or image.shape != (2,) else (float(image[0]), float(image[1]))
+        score = None if score is None else score.astype(np.float32)
+        return Recording(path.stem, x.astype(np.float32), score=score, image=size)

@@ -41,37 +41,54 @@ class PretrainedEncoder:
 
     def __init__(self, module: nn.Module, config: EncoderConfig, contract: Contract, device: torch.device):
         self.module = module.eval().to(device, memory_format=torch.channels_last)
-        self.config, self.contract, self.device, self.dim = config, contract, device, config.hidden_dim
+        self.config, self.contract, self.device = config, contract, device
+        self.dim = config.hidden_dim * (1 if module.pooling is None else len(module.pooling))
 
     def __repr__(self) -> str:
         c = self.contract
         return f"{type(self).__name__}({self.config.encoder}, {c.stream}, layout {c.layout.name}, {c.shape} -> {self.dim})"
 
-    def rows(self, x: Any, layout: str | Layout | None = None, *, preprocessed: bool | None = None) -> np.ndarray:
+    def rows(
+        self,
+        x: Any,
+        layout: str | Layout | None = None,
+        *,
+        preprocessed: bool | None = None,
+        image: tuple[float, float] | None = None,
+    ) -> np.ndarray:
         """(N, 3, T, V, M) float32: what the encoder reads for x, bit for bit what `hiclr prepare` makes of the same recordings.
 
         Arguments and errors: `features`.
         """
-        samples = Samples(x, self.contract, layout, preprocessed)
+        samples = Samples(x, self.contract, layout, preprocessed, image)
         return samples.rows(0, len(samples))
 
     def features(
-        self, x: Any, layout: str | Layout | None = None, *, preprocessed: bool | None = None, batch_size: int = BATCH
+        self,
+        x: Any,
+        layout: str | Layout | None = None,
+        *,
+        preprocessed: bool | None = None,
+        image: tuple[float, float] | None = None,
+        batch_size: int = BATCH,
     ) -> np.ndarray:
         """Features of skeleton sequences: a numpy array (N, D) float32, in the order of x, not normalised.
 
         x: one array (N, 3, T', V, M') of N sequences with T' frames, V joints and M' bodies, or a list of ragged (F, V, 3) or
-        (F, V, 3, M'). Metres, y up; an absent body is zero. Numpy arrays, or torch tensors. Every sequence is preprocessed as
-        the training data were: centred, resampled to T frames, turned; fewer than M bodies are completed with empty ones.
+        (F, V, 3, M'). Metres (or the unit of the training recordings, `contract.how.unit`), y up; an absent body is zero. Numpy
+        arrays, or torch tensors. For an encoder of poses in an image, two numbers a joint (pixels, y down), or three, with the
+        score of the detection. Every sequence is preprocessed as the training data were: centred, resampled to T frames,
+        turned; fewer than M bodies are completed with empty ones.
         layout: skeleton of x, a name of `hiclr_fast.LAYOUTS` or a `hiclr_fast.Layout`; none: that of the encoder.
         preprocessed: True where x holds rows of a packed set, which go in as they are, False where it does not; none: an array
         of T frames in which the centre joint is at exactly 0 throughout is taken for such rows.
+        image: width and height of the image in pixels, where the training poses were scaled by them.
         batch_size: samples that are encoded at a time; memory holds no more.
 
         Raises InputError (a ValueError) in one sentence where x does not fit: another skeleton, another number of joints, more
         than M bodies, no frame with the first body, NaN or Inf.
         """
-        samples = Samples(x, self.contract, layout, preprocessed)
+        samples = Samples(x, self.contract, layout, preprocessed, image)
         out = np.empty((len(samples), self.dim), np.float32)
         for start, stop in batches(samples, batch_size):
             out[start:stop] = self.encode(samples.rows(start, stop))

@@ -16,10 +16,11 @@ BATCH = 256  # samples at a time
 class Samples:
     """x as the public functions take it, as rows (3, T, V, M) of a network's contract.
 
-    x: one array (N, 3, T', V, M'), or a list of ragged (F, V, 3) or (F, V, 3, M'), metres; numpy, torch on CPU, or nested lists.
-    layout: its skeleton, by name or whole; none: the network's. preprocessed: x holds rows of a packed set, which are taken
-    as they are; none: found out, an array of T frames whose centre joint is at 0 throughout is taken for such rows.
-    where: what a single sample is called in messages.
+    x: one array (N, C, T', V, M'), or a list of ragged (F, V, C) or (F, V, C, M'); numpy, torch on CPU, or nested lists. C = 3:
+    x, y, z as the training recordings had them (metres). For networks of poses in an image: C = 2, pixels, y down, or C = 3
+    with the score of the detection. layout: its skeleton, by name or whole; none: the network's. preprocessed: x holds rows of
+    a packed set, which are taken as they are; none: found out, an array of T frames whose centre joint is at 0 throughout is
+    taken for such rows. image: width and height in pixels, where the network's poses were scaled by them.
     Raises InputError on what does not fit the contract: skeleton, joints, shape, more bodies, frames of rows, NaN or Inf.
     """
 
@@ -29,9 +30,10 @@ class Samples:
         contract: Contract,
         layout: str | Layout | None = None,
         preprocessed: bool | None = None,
-        where: str | None = None,
+        image: tuple[float, float] | None = None,
     ):
-        self.contract, self.where = contract, where
+        self.contract, self.image = contract, image
+        self.sizes = (2, 3) if contract.space.flat else (3,)
         if layout is not None and layout != contract.layout.name:
             contract.check_layout(get_layout(layout) if isinstance(layout, str) else layout, "x", "the network")
         self.x = x if isinstance(x, (list, tuple)) else _numbers(x, "x")
@@ -58,29 +60,36 @@ class Samples:
             return part
         out = np.empty((len(part), *self.contract.shape), np.float32)
         for i, one in enumerate(part, start):
-            where = self.where or f"x: sample {i}"
-            out[i - start] = self.contract.row(self._sequence(one, where), where)
+            x, score = self._sequence(one, f"x: sample {i}")
+            out[i - start] = self.contract.row(x, f"x: sample {i}", score, self.image)
         return out
 
-    def _sequence(self, one: Any, where: str) -> np.ndarray:
-        """(F, V, 3, M') of one sample."""
+    def _sequence(self, one: Any, where: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """(F, V, C, M') float32 of one sample, and in an image (F, V, M') scores, where there are some."""
         if isinstance(self.x, np.ndarray):
-            return one.transpose(1, 2, 0, 3)
-        found, joints = _numbers(one, where), self.contract.layout.num_joints
-        if found.ndim not in (3, 4) or found.shape[1:3] != (joints, 3):
-            name = self.contract.layout.name
-            raise InputError(f"{where}: shape {found.shape}, expected (frames, {joints} joints of {name}, 3) or (.., 3, bodies)")
-        return found[..., None] if found.ndim == 3 else found
+            found = one.transpose(1, 2, 0, 3)
+        else:
+            found, joints = _numbers(one, where), self.contract.layout.num_joints
+            if found.ndim not in (3, 4) or found.shape[1] != joints or found.shape[2] not in self.sizes:
+                sizes = " or ".join(map(str, self.sizes))
+                expected = f"expected (frames, {joints} joints of {self.contract.layout.name}, {sizes}) or with bodies at the end"
+                raise InputError(f"{where}: shape {found.shape}, {expected}")
+            found = found[..., None] if found.ndim == 3 else found
+        with np.errstate(over="ignore"):
+            found = found.astype(np.float32)  # as every recording is read
+        scored = self.contract.space.flat and found.shape[2] == 3
+        return (found[:, :, :2], found[:, :, 2]) if scored else (found, None)
 
     def _check_array(self, x: np.ndarray) -> None:
         _, _, joints, _ = self.contract.shape
-        if x.ndim != 5 or x.shape[1] != 3 or x.shape[3] != joints:
-            expected = f"expected (N, 3, T, {joints} joints of {self.contract.layout.name}, M)"
-            raise InputError(f"x {x.shape}: {expected}, or a list of (frames, joints, 3) for sequences of other lengths")
+        if x.ndim != 5 or x.shape[1] not in self.sizes or x.shape[3] != joints:
+            sizes = " or ".join(map(str, self.sizes))
+            expected = f"expected (N, {sizes}, T, {joints} joints of {self.contract.layout.name}, M)"
+            raise InputError(f"x {x.shape}: {expected}, or a list of (frames, joints, {sizes}) for sequences of other lengths")
 
     def _looks_preprocessed(self) -> bool:
         c, shape = self.contract, self.x.shape[1:]
-        return c.how.center == "frame" and shape == c.shape and not self.x[:, :, :, c.layout.center].any()
+        return c.how.center == "frame" and shape == c.shape and not self.x[:, : c.space.dimensions, :, c.layout.center].any()
 
 
 def _numbers(x: Any, where: str) -> np.ndarray:

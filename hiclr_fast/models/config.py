@@ -28,6 +28,8 @@ class EncoderConfig:
     """stgcn: of every block but the first; dsta: of the temporal shortcuts (attentiondrop)."""
     graph: Literal["spatial", "distance", "uniform"] = "spatial"
     """stgcn: partition of the joints' graph."""
+    pool: Literal["all", "parts", "joints"] = "all"
+    """What a row's features are means over: all joints (official), each body part, each joint."""
     init: Literal["torch", "official"] = "official"
     """torch: each layer's own default, safer on small data; official: N(0, 0.02)."""
     seed: int = 0

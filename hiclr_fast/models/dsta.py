@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hiclr_fast.models.encoder import PooledEncoder, projector
 from hiclr_fast.models.layers import BatchNorm, Dropout, front_conv, normalised_rows, on_triton, rows_of, working_dtype
+from hiclr_fast.models.pooling import pool_rows
 from hiclr_fast.views.strong import Edges, add_attention_edges, drop_edges
 
 SUBSETS = 3  # attention heads, released configuration
@@ -132,8 +133,10 @@ class DSTA(PooledEncoder):
         hidden_dim: int = 256,
         feature_dim: int = 128,
         dropout: float = 0.5,
+        pooling: Tensor | None = None,
     ):
         super().__init__()
+        self.set_pooling(pooling)
         self.num_joints = joints
         widths, attention = block_widths(hidden_channels, hidden_dim)
         self.proj = nn.Conv2d(in_channels, widths[0], 1)
@@ -142,7 +145,7 @@ class DSTA(PooledEncoder):
         self.blocks = nn.ModuleList(
             Block(widths[i], widths[i + 1], attention[i], joints, stride, dropout) for i, stride in enumerate(BLOCK_STRIDES)
         )
-        self.projector = projector(hidden_dim, feature_dim)
+        self.projector = projector(hidden_dim, feature_dim, 1 if pooling is None else len(pooling))
 
     def edge_shape(self, rows: int) -> tuple[int, ...]:
         """Shape of the drawn edges of one block: every row drops and adds its own."""
@@ -161,12 +164,12 @@ class DSTA(PooledEncoder):
 
         graphs: the edges that every block drops and adds, from `draw_graphs`.
         """
-        n = x.shape[0]
+        n, bodies, fused = x.shape[0], x.shape[4], self.training and on_triton(x)
         x = self.embed(x)
-        bodies, fused = len(x) // n, self.training and on_triton(x)
         for number, block in enumerate(self.blocks):
             edges = None if graphs is None else graphs.of(number)
-            if fused and number == len(self.blocks) - 1:
+            if fused and self.plainly_pooled and number == len(self.blocks) - 1:
                 return block.fused(rows_of(x), edges, bodies)
             x = block(x, edges)
-        return x.mean(dim=(2, 3)).view(n, -1, x.shape[1]).mean(dim=1)
+        pooled = pool_rows(x, self.pooling, self.segments)
+        return pooled.view(n, -1, pooled.shape[1]).mean(dim=1)

@@ -69,13 +69,24 @@ class HiCLR(nn.Module):
             self.move_keys()
         return F.normalize(_wide(self.encoder_k(view)), dim=1)
 
-    def loss(self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int, half: bool = False) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int, *, half: bool = False, two_way: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """`hierarchical_contrast` against the queue as it stands (before this step's keys enter).
 
         half: similarities of bfloat16 rows, with float32 sums (on a GPU: a third of the products); the queue stays float32.
+        two_way: each consistency term is the mean of both directions, so that the weaker branch learns from the stronger
+        too (the paper's ablation; not a setting of the release). The terms that are returned stay those of one way.
         """
-        rows = [x.bfloat16() if half else x for x in (q, key, self.queue)]
-        return hierarchical_contrast(*rows, temperature=self.temperature, weights=weights, topk=topk)
+        q, key, queue = (x.bfloat16() if half else x for x in (q, key, self.queue))
+        if not two_way:
+            return hierarchical_contrast(q, key, queue, temperature=self.temperature, weights=weights, topk=topk)
+        halved = [weights[0], *(w / 2 for w in weights[1:])]
+        loss, terms = hierarchical_contrast(q, key, queue, temperature=self.temperature, weights=halved, topk=topk)
+        for weaker, stronger, w in zip(q[:-1], q[1:], halved[1:], strict=True):
+            pair = torch.stack([stronger.detach(), weaker])
+            loss = loss + hierarchical_contrast(pair, key, queue, temperature=self.temperature, weights=(0.0, w))[0]
+        return loss, terms
 
     def enqueue(self, key: Tensor) -> None:
         """After the backward pass: autograd still reads the old queue."""

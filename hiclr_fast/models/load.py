@@ -27,8 +27,7 @@ from hiclr_fast.files.tensors import (
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.models.dsta import DSTA
-from hiclr_fast.models.official import official_name
-from hiclr_fast.models.skeletonclr import skeletonclr_name
+from hiclr_fast.models.official import official_name, skeletonclr_name
 from hiclr_fast.models.stgcn import STGCN
 
 Format = Literal["hiclr_fast", "official"]
@@ -48,17 +47,19 @@ def encoder_from_state(
     """
     try:
         feature_dim, hidden_dim = state[name_of("projector.2.weight")].shape
-        attention = state.get(name_of("blocks.0.attention0s"))
+        attention, pooling = state.get(name_of("blocks.0.attention0s")), state.get("pooling")
         if attention is not None:
             width, in_channels = state["proj.weight"].shape[:2]
             sizes = (width // 2, hidden_dim, feature_dim)
-            make = partial(DSTA, attention.shape[-1], in_channels, *sizes, dropout)
+            make = partial(DSTA, attention.shape[-1], in_channels, *sizes, dropout, pooling)
             counts = (*attention.shape, *sizes)
         else:
             graph, in_channels = state["A"], state[name_of("blocks.0.gcn.weight")].shape[1]
             sizes = (len(state[name_of("blocks.0.conv.weight")]), hidden_dim, feature_dim)
-            make = partial(STGCN, graph, in_channels, *sizes, dropout)
+            make = partial(STGCN, graph, in_channels, *sizes, dropout, pooling)
             counts = (*graph.shape, *sizes)
+        if pooling is not None and pooling.shape[1:] != (counts[-4],):
+            raise ValueError(f"pooling {tuple(pooling.shape)} for {counts[-4]} joints")
         if min(counts) < 1 or in_channels != COORDINATES:
             raise ValueError(f"sizes {counts} for {in_channels} coordinates")
         with torch.device("meta"):  # shapes alone, whatever they claim

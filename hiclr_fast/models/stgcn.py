@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hiclr_fast.models.encoder import PooledEncoder, projector
 from hiclr_fast.models.layers import BatchNorm, Dropout, after, distinct_bodies, new_seeds, on_triton, rows_of, working_dtype
+from hiclr_fast.models.pooling import pool_rows
 
 TEMPORAL_KERNEL = 9
 BLOCK_STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
@@ -91,8 +92,10 @@ class STGCN(PooledEncoder):
         hidden_dim: int = 256,
         feature_dim: int = 128,
         dropout: float = 0.5,
+        pooling: Tensor | None = None,
     ):
         super().__init__()
+        self.set_pooling(pooling)
         subsets, joints, _ = adjacency.shape
         self.register_buffer("A", adjacency.float())
         self.data_bn = BatchNorm(in_channels * joints)
@@ -101,7 +104,7 @@ class STGCN(PooledEncoder):
             Block(widths[i], widths[i + 1], subsets, joints, stride, dropout if i else 0.0, residual=i > 0)
             for i, stride in enumerate(BLOCK_STRIDES)
         )
-        self.projector = projector(hidden_dim, feature_dim)
+        self.projector = projector(hidden_dim, feature_dim, 1 if pooling is None else len(pooling))
 
     @property
     def num_joints(self) -> int:
@@ -134,7 +137,7 @@ class STGCN(PooledEncoder):
             rows = rows[kept].contiguous(memory_format=torch.channels_last)
         for number, block in enumerate(self.blocks):
             rows = block(rows, self.A if graphs is None else graphs[number])
-        rows = rows.mean(dim=(2, 3))
+        rows = pool_rows(rows, self.pooling, self.segments)
         return (rows if where is None else rows[where]).view(n, bodies, -1).mean(dim=1)
 
     def forward_with_key(self, x: Tensor, key: "STGCN", key_x: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,8 +163,16 @@ class STGCN(PooledEncoder):
             frames = (rows.shape[1] - 1) // block.conv.stride[0] + 1
             follows = after(x, 0.0, block.dropout, seeds[number])
             twin = None if key is None else key.blocks[number]
-            rows, every = block.fused(rows, every, adjacency, follows, bodies * frames * self.num_joints if last else 0, twin)
+            pooled = bodies * frames * self.num_joints if last and self.plainly_pooled else 0
+            rows, every = block.fused(rows, every, adjacency, follows, pooled, twin)
+        if not self.plainly_pooled:
+            rows, every = (self._pooled(r, bodies) for r in (rows, every))
         return rows, every[len(rows) :]
+
+    def _pooled(self, rows: Tensor, bodies: int) -> Tensor:
+        """(N, P * C) of rows (N * M, T, V, C)."""
+        found = pool_rows(rows.permute(0, 3, 1, 2), self.pooling, self.segments)
+        return found.view(-1, bodies, found.shape[1]).mean(dim=1)
 
     def _fused_input(self, x: Tensor) -> Tensor:
         """`normalize_input` in training: (N * M, T, V, C) contiguous, in the dtype that the blocks work in."""

@@ -20,7 +20,7 @@ class Board:
         self.path = folder / f"events.out.tfevents.{unique}"
         with writing(folder):
             folder.mkdir(exist_ok=True)
-            self.file = open(self.path, "wb")
+            self.file = open(self.path, "wb")  # noqa: SIM115 (closed by `close`)
         self.records = RecordWriter(self.file)
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._add(Event(wall_time=time.time(), step=first, session_log=SessionLog(status=SessionLog.START)))

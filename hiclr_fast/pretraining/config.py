@@ -35,7 +35,11 @@ class PretrainConfig(EncoderConfig):
     """Half type of mixed precision."""
 
     branches: tuple[str, ...] = ("basic", "normal", "strong")
-    """View set of every query branch, weakest first; the key view is always basic."""
+    """View set of every query branch, weakest first."""
+    key_view: Literal["basic", "normal", "strong"] = "basic"
+    """View set of the key. branches normal with key_view normal: SkeletonCLR."""
+    consistency: Literal["one-way", "two-way"] = "one-way"
+    """one-way: the weaker branch teaches the stronger (official); two-way: half of the weight the other way round."""
     weights: tuple[float, ...] = (1.0, 0.5, 0.5)
     """InfoNCE, then one consistency weight for every further branch."""
     queue_size: int = 32768

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from hiclr_fast.files.tensors import save_tensors
 from hiclr_fast.models.load import CHECKPOINT
 from hiclr_fast.pretraining.monitor import knn_monitor, monitored, tell
+from hiclr_fast.pretraining.queue_health import queue_health
 from hiclr_fast.pretraining.run_folder import Metrics
 from hiclr_fast.pretraining.trainer import Pretrainer
 from hiclr_fast.training.readback import Readback
@@ -109,11 +110,12 @@ class Loop:
         values = {"loss": loss, "info_nce": terms[0], "spread": spread, "lr": self.lr, "seconds": round(seconds, 3)}
         values |= {f"consistency_{b}": term for b, term in enumerate(terms[1:], 1)}
         values["samples_per_s"] = round((steps - self.first) * c.batch_size / seconds, 1)
+        values |= queue_health(t.train.seen_q, t.train.seen_key, t.model.queue, t.model.pointer, c.temperature)
         t.epoch, t.step = done + 1, 0
         t.train.sums.zero_()
         if self.metrics is not None:
             self._write(done, values)
-        return stopping > 0 or (t.stop and t.ranks.world == 1)
+        return stopping > 0
 
     def _write(self, done: int, values: dict[str, float]) -> None:
         t, c = self.trainer, self.trainer.config

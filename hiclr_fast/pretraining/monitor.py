@@ -10,21 +10,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed
-from hiclr_fast.evaluation.features import Features, check_finite, extract, raw_features
-from hiclr_fast.evaluation.metrics import topk_accuracy
-from hiclr_fast.evaluation.protocols.knn import knn_scores
+from hiclr_fast.evaluation.features import check_finite, extract, raw_features
+from hiclr_fast.evaluation.protocols.knn import nearest
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.models.build import Encoder, initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.queue_health import stale
 
 COMPARISON = "comparison.json"  # in a finished run's folder
 COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
-
-
-def knn_accuracy(train: Features, val: Features) -> float:
-    """1-NN cosine accuracy in percent; InputError where a feature is NaN or Inf."""
-    check_finite((train, val), "1-NN accuracy")
-    return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
 
 
 def monitored(data: Packed) -> bool:
@@ -40,7 +34,8 @@ def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.de
     both = ("train", resident), ("val", None)
     train, val = (extract(encoder, data[split], data.layout, stream, device, rows=rows) for split, rows in both)
     encoder.train()
-    return knn_accuracy(train, val)
+    check_finite((train, val), "1-NN accuracy")
+    return nearest(train, val)
 
 
 def compare(trainer, out: Path) -> dict[str, float]:
@@ -52,7 +47,7 @@ def compare(trainer, out: Path) -> dict[str, float]:
     found = {"metric": "1-NN accuracy by cosine similarity, percent", "epoch": trainer.epoch - 1}
     found["validation_samples"] = len(data["val"])
     found["random"], found["pretrained"] = (knn_monitor(encoder, *common) for encoder in (fresh, trainer.model.encoder_q))
-    found["raw"] = knn_accuracy(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
+    found["raw"] = nearest(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
     write_text(out / COMPARISON, json.dumps(found, indent=1))
     return found
 
@@ -61,6 +56,8 @@ def tell(epoch: int, values: dict[str, float], config: PretrainConfig) -> None:
     """One line for a finished epoch, and a warning when training has collapsed."""
     shown = f"epoch {epoch}: loss {values['loss']:.3f}, {values['samples_per_s']:.0f} samples/s"
     tqdm.write(shown + (f", 1-NN {values['knn1']:.1f} %" if "knn1" in values else ""))
+    if epoch > max(1, config.warmup_epochs) and (said := stale(values, config.temperature, config.momentum)):
+        tqdm.write(said)
     limit = sum(config.weights) * math.log(config.queue_size + 1)
     if values["loss"] > COLLAPSED * limit and epoch > max(1, config.warmup_epochs):
         tqdm.write(

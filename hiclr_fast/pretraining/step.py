@@ -20,7 +20,6 @@ from hiclr_fast.training.precision import autocast
 from hiclr_fast.views.augment import make_views
 from hiclr_fast.views.strong import draw_graphs
 
-KEY_VIEW = "basic"
 PHASES = ("load", "augment", "query forward", "key forward", "loss", "backward", "exchange", "optimizer", "EMA", "enqueue")
 
 
@@ -36,7 +35,8 @@ class TrainStep:
     def __init__(
         self, config: PretrainConfig, layout: Layout, model: HiCLR, ranks: Ranks = ALONE, space: Space = METRES
     ):
-        self.config, self.layout, self.model, self.ranks, self.space = config, layout, model, ranks, space
+        c = self.config = config
+        self.layout, self.model, self.ranks, self.space = layout, model, ranks, space
         self.device = device = model.fill.device
         self.together = device.type == "cuda"  # fewer launches; on CPU separate passes fit the caches better
         self.lr = torch.full((), config.lr, device=device)
@@ -44,6 +44,9 @@ class TrainStep:
         self.sums = torch.zeros(len(config.branches) + 3, device=device)
         self.stopping = torch.zeros((), device=device)
         self.optimizer = make_sgd(model.trainable(), self.lr, config.weight_decay)
+        n = c.batch_size // (c.accumulate * ranks.world)
+        self.seen_q = torch.zeros(len(c.branches), n, c.feature_dim, device=device)  # the last pass, for the monitor
+        self.seen_key = torch.zeros(n, c.feature_dim, device=device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp and config.amp_dtype == "fp16")
 
     def prepare(self, lr: float, number: int) -> None:
@@ -82,7 +85,7 @@ class TrainStep:
         """Adds the gradient of one micro-batch; its keys (n, D) and numbers (B + 3,)."""
         c, model = self.config, self.model
         draw = dict(seed=c.seed, step=self.number)
-        kinds, how = (*c.branches, KEY_VIEW), dict(stream=c.stream, fill=model.fill, space=self.space)
+        kinds, how = (*c.branches, c.key_view), dict(stream=c.stream, fill=model.fill, space=self.space)
         with self.phase("augment"):
             views = make_views(x, index, ids, kinds, c.augment, self.layout, **draw, **how)
             a, rows = c.augment, len(index) * x.shape[-1]
@@ -93,9 +96,12 @@ class TrainStep:
             with self.phase("key forward"):
                 key = model.keys(views[-1], move=False) if key is None else key  # else it came with the queries
         with self.phase("loss"):
-            loss, terms = model.loss(q, key, c.weights, topk, half=c.amp and self.device.type == "cuda")
+            half = c.amp and self.device.type == "cuda"
+            loss, terms = model.loss(q, key, c.weights, topk, half=half, two_way=c.consistency == "two-way")
         with self.phase("backward"):
             self.scaler.scale(loss / c.accumulate).backward()
+        self.seen_q.copy_(q.detach())
+        self.seen_key.copy_(key)
         spread = q[0].detach().std(0).norm()  # 1: directions differ as much as they can, 0: all the same
         return key, torch.cat([loss.detach()[None], terms, spread[None], self.stopping[None]]).float()
 
@@ -103,7 +109,7 @@ class TrainStep:
         return [p.grad for p in self.model.trainable() if p.grad is not None]
 
     def _running_statistics(self) -> list[Tensor]:
-        return [b for b in self.model.buffers() if b.is_floating_point() and b is not self.model.queue]
+        return [b for name, b in self.model.named_buffers() if name.rpartition(".")[2] in ("running_mean", "running_var")]
 
     def state_tensors(self) -> Sequence[Tensor]:
         """Every tensor that a step changes, except the scaler's."""

@@ -11,7 +11,9 @@ from hiclr_fast.evaluation.candidate import train_val
 from hiclr_fast.evaluation.protocols.cluster import need_scikit_learn
 from hiclr_fast.evaluation.protocols.linear import EPOCHS, LinearConfig
 from hiclr_fast.evaluation.protocols.semi import SemiConfig
+from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.machine import pick_device
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.skeletons import STREAMS, difference
@@ -22,7 +24,7 @@ PROTOCOLS = ("knn", "linear", "retrieval", "cluster", "semi", "finetune", "trans
 @dataclass(frozen=True)
 class Plan:
     """What to do. data: one packed set, or one a fold. configs: pretraining of every stream. training: settings of finetune,
-    semi and transfer."""
+    semi and transfer. readout: of frozen features. space: in which k-NN and retrieval compare them."""
 
     dataset: str
     split: str
@@ -38,6 +40,8 @@ class Plan:
     semi_repeats: int = 5
     transfer_to: Path | None = None
     training: FinetuneConfig = field(default_factory=FinetuneConfig)
+    readout: Readout = OWN
+    space: Space = "plain"
 
     @property
     def streams(self) -> tuple[str, ...]:

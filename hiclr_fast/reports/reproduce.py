@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from hiclr_fast.data.packed.dataset import Packed, open_packed
-from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate, Origin
 from hiclr_fast.evaluation.protocols.cluster import ClusterConfig, cluster
 from hiclr_fast.evaluation.protocols.ensemble import WEIGHTS, ensemble
@@ -23,49 +22,18 @@ from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.machine import environment
-from hiclr_fast.models.load import CHECKPOINT, checkpoint_of
-from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.run_folder import ENCODER, load_run_config, read_environment
-from hiclr_fast.pretraining.start import finish, resume, start
-from hiclr_fast.pretraining.trainer import MAY_CHANGE
+from hiclr_fast.models.load import checkpoint_of
+from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.published import published
+from hiclr_fast.reports.stages import pretrain_stage
 from hiclr_fast.reports.tables import Measured, as_json, markdown
 from hiclr_fast.skeletons import STREAMS
 
 
-def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
-    """Makes sure that `out` holds a finished run; True when it does, False when a signal stopped it.
-
-    A run that is there already is taken when it has the same settings and data.
-    """
-    if (out / CHECKPOINT).is_file():
-        theirs = load_run_config(out)
-        facts = read_environment(out)
-        names = ["epochs", *(name for name in vars(config) if name not in MAY_CHANGE)]
-        wanted = {name: (getattr(config, name), getattr(theirs, name)) for name in names}
-        wanted["data checksum"] = (data.checksum, facts.get("data_checksum"))
-        for what, (mine, found) in wanted.items():
-            if mine != found:
-                raise InputError(f"{out} is a run with {what} {found}, expected {mine}; move it away, or choose another --out")
-        if (out / ENCODER).is_file():
-            return True
-        trainer = resume(replace(theirs, out=out, data=data.path), data, out)
-    elif out.exists():
-        raise InputError(f"{out} holds no {CHECKPOINT}, so it is no run to evaluate; move it away, or choose another --out")
-    else:
-        trainer = start(replace(config, out=out, data=data.path), data, out)
-    print(f"pretraining {out}, epochs {trainer.epoch} to {trainer.config.epochs}", flush=True)
-    if not train(trainer, out):
-        return False
-    finish(trainer, out)
-    return True
-
-
 def _knn(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     train, _ = candidate.splits()
-    found = candidate.evaluate("knn", KnnConfig(usual_ks(len(train))), knn, skip_finished=True)
+    found = candidate.evaluate("knn", KnnConfig(usual_ks(len(train)), space=plan.space), knn, skip_finished=True)
     return {f"k-NN, {name}": value for name, value in found["percent"].items()}
 
 
@@ -75,7 +43,8 @@ def _linear(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
 
 
 def _retrieval(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
-    return {"retrieval, mAP": candidate.evaluate("retrieval", RetrievalConfig(), retrieval, skip_finished=True)["percent"]["mAP"]}
+    found = candidate.evaluate("retrieval", RetrievalConfig(space=plan.space), retrieval, skip_finished=True)
+    return {"retrieval, mAP": found["percent"]["mAP"]}
 
 
 def _cluster(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
@@ -129,9 +98,11 @@ def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[s
     """{(kind, row of the table): percent} of one run: all protocols, all kinds of features."""
     found: dict[tuple[str, str], float] = {}
     for kind, (origin, recalibrate) in KINDS.items():
-        candidate = Candidate(checkpoint_of(run), data, run / "eval", plan.device, origin=origin, recalibrate=recalibrate)
+        own = Candidate(checkpoint_of(run), data, run / "eval", plan.device, origin=origin, recalibrate=recalibrate)
+        frozen = own if origin == "raw" else replace(own, readout=plan.readout)
         for protocol in plan.protocols:
             stage, kinds = STAGES[protocol]
+            candidate = own if kinds is TRAINED else frozen
             if kind in kinds:
                 found |= {(kind, row): percent for row, percent in stage(plan, candidate, seed).items()}
     return found

@@ -2,6 +2,7 @@
 
 import base64
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.evaluation.results import RESULTS, read_results, read_scores
+from hiclr_fast.evaluation.results import RESULTS, read_facts, read_results, read_scores
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain
@@ -79,12 +80,23 @@ def all_results(folder: Path, checkpoint: str) -> list[dict]:
     return found
 
 
+def beside(candidate: Candidate, out: Path) -> Candidate:
+    """The candidate; where its folder holds k-NN or linear results of other weights or data, those of the report go to `out`."""
+    mine = candidate.facts()
+    for protocol in ("knn", "linear"):
+        found = read_facts(candidate.folder / candidate.name_of(protocol))
+        if found and any(found.get(name) != mine[name] for name in ("checkpoint_sha256", "data_checksum")):
+            return replace(candidate, folder=out / f"eval_{mine['checkpoint_sha256'][:8]}_{mine['data_checksum'][:8]}")
+    return candidate
+
+
 def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
     """Writes out/report.html and its pictures; k-NN and linear are evaluated when they have not been. Returns the path.
 
     candidate: the run's pretrained encoder on its data.
     """
     metrics, config = read_metrics(run), load_run_config(run)
+    everything, candidate = candidate.folder, beside(candidate, out)
     ks = KnnConfig(usual_ks(len(candidate.splits()[0])))
     near = candidate.finished("knn") or candidate.evaluate("knn", ks, knn, quiet=True)
     linear = candidate.finished("linear") or candidate.evaluate("linear", LinearConfig(), linear_protocol, quiet=True)
@@ -131,7 +143,7 @@ def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
         headline=headline,
         comparison={f"1-NN, {name}": f"{percent:.1f} %" for name, percent in baselines.items()},
         pictures=inlined,
-        results=all_results(candidate.folder, candidate.weights.sha256),
+        results=all_results(everything, candidate.weights.sha256),
         config=as_plain(config),
         environment=environment,
     )

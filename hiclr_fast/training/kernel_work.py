@@ -15,13 +15,28 @@ def _graph_conv(a: dict[str, Any], gathers: int) -> dict[str, int]:
     return dict(flops=2 * frames * a["K"] * a["J"] * a["C"] * (gathers * a["J"] + a["D"]))
 
 
+def _attention(a: dict[str, Any], maps: str, products: int) -> dict[str, int]:
+    """That many products of padded maps (J, J) with the N channels of some frames, for every row, head and run of frames."""
+    runs = math.ceil(a["T"] * a["CP"] / a["N"])
+    return dict(flops=2 * products * a["J"] ** 2 * a["N"] * runs * a[maps].numel() // a["V"] ** 2)
+
+
+def _temporal(a: dict[str, Any], tiles: int) -> dict[str, int]:
+    """Of so many tiles, each with the whole band matrix."""
+    return dict(flops=2 * tiles * math.prod(a[name] for name in ("M", "STEPS", "BI", "F", "OB")))
+
+
 WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # op.kernel: its arguments -> any of flops, read, write (bytes)
+    "attention.scores_kernel": lambda a: _attention(a, "scores", 1),
+    "attention.gradient_kernel": lambda a: _attention(a, "grad", 2),
     "contrast.sweep_kernel": lambda a: dict(flops=4 * a["rows"] * a["queue_rows"] * a["D"]),
     "graph_conv.forward_kernel": lambda a: _graph_conv(a, 1),
     "graph_conv.input_kernel": lambda a: _graph_conv(a, 2),
     "graph_conv.weight_kernel": lambda a: _graph_conv(a, 1),
-    "temporal.forward_kernel": lambda a: dict(
-        flops=2 * math.prod((*a["part_ptr"].shape[:2], *(a[name] for name in ("M", "STEPS", "BI", "F", "OB"))))
+    "temporal.forward_kernel": lambda a: _temporal(a, math.prod(a["part_ptr"].shape[:2])),
+    "temporal.inputs_kernel": lambda a: _temporal(a, math.prod(a["part_ptr"].shape[:2])),
+    "temporal.weights_kernel": lambda a: _temporal(
+        a, len(a["part_ptr"]) // a["lanes"] * -(-a["rows"] * a["V"] // a["M"]) * -(-a["TO"] // a["F"])
     ),
 }
 

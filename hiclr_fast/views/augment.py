@@ -18,6 +18,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.files.ranges import SHARE, SOME, Range, check_ranges
 from hiclr_fast.skeletons import METRES, Layout, Space
 from hiclr_fast.views.plane import in_plane
+from hiclr_fast.views.pose import draw_exchange, exchange_poses
 from hiclr_fast.views.strong import adain, draw_roll
 
 VIEW_SETS = ("basic", "normal", "strong")  # each holds the ones before it
@@ -46,6 +47,7 @@ class AugmentConfig:
     time_flip_p: float = 0.0  # exists in the feeder, off in the release
     mask_ratio: float = 0.1  # strong: int(ratio * V) joints a frame
     mask_per_sample: bool = False  # the release draws one mask for the whole batch
+    pose_swap: tuple[float, float, float] = (0.0, 0.0, 0.0)  # basic, normal, strong: share U(0, s) of another's mean pose
     adain: Literal["off", "sequence", "frame"] = "off"  # strong: SkeleAdaIN, statistics over the sequence or each frame
     edge_drop: float = 0.0  # strong: every layer drops edges at a rate U(0, edge_drop); paper 0.1, off in the release
     edge_add: float = 0.0  # strong: every layer adds absent edges at a rate U(0, edge_add); paper 0.05, off in the release
@@ -64,6 +66,7 @@ RANGES = {
     "rotate_minor": Range(0, 360),
     "noise_std": Range(0, 100),
     "blur_sigma": Range(0, 1000, above=True),
+    "pose_swap": SHARE,
     **dict.fromkeys(("flip_p", "noise_p", "blur_p", "axis_p", "time_flip_p", "mask_ratio", "edge_drop", "edge_add"), SHARE),
 }
 
@@ -127,6 +130,7 @@ def make_views(
 
     x: (S, 3, T, V, M) float32; index: (N,) int64 rows of it that make the batch; sample: (N,) int64 their sample ids, keys
     of the draws; step: () int64; all on one device. space: what the coordinates are; in a plane views stay in it.
+    With `pose_swap` each view begins with another's share of the mean pose (`pose.py`).
     Strong views: AdaIN (if on) after the stream is taken, then the mask, whose joints become `fill` (1,), with its gradient.
     """
     frames, joints = x.shape[2:4]
@@ -134,7 +138,11 @@ def make_views(
     exchanged = [w for w, kind in enumerate(kinds) if kind == "strong" and config.adain != "off"]
     in_kernel = replace(draws, masked=tuple(masked and w not in exchanged for w, masked in enumerate(draws.masked)))
     tables = dict(mirror=layout.mirror, parents=layout.parents)
-    views = apply_views(x, index, in_kernel, **tables, stream=stream, fill=fill)
+    if any(config.pose_swap):
+        how = dict(seed=seed, step=step, **tables, stream=stream, fill=fill)
+        views = _with_exchanged_poses(x[index], sample, kinds, config, in_kernel, space.dimensions, **how)
+    else:
+        views = apply_views(x, index, in_kernel, **tables, stream=stream, fill=fill)
     for w in exchanged:
         style = views[w][draw_roll(len(sample), seed=seed, step=step, view=w)]
         styled = adain(views[w], style, config.adain)
@@ -142,4 +150,25 @@ def make_views(
         if draws.masked[w]:
             hidden = (draws.keep[w] == 0)[:, None, :, :, None]
             views[w] = torch.where(hidden, 0 if fill is None else fill, views[w])
+    return views
+
+
+def _with_exchanged_poses(
+    x: Tensor,
+    sample: Tensor,
+    kinds: Sequence[str],
+    config: AugmentConfig,
+    draws: Draws,
+    dimensions: int,
+    *,
+    seed: int,
+    step: Tensor,
+    **how,
+) -> list[Tensor]:
+    """Views whose samples x (N, 3, T, V, M) differ from view to view: the kernels make all views of each, one is kept."""
+    rows, views = torch.arange(len(x), device=x.device), []
+    for w, kind in enumerate(kinds):
+        strength = config.pose_swap[VIEW_SETS.index(kind)]
+        drawn = draw_exchange(sample, strength, seed=seed, step=step, view=w)
+        views.append(apply_views(exchange_poses(x, *drawn, dimensions).contiguous(), rows, draws, **how)[w])
     return views

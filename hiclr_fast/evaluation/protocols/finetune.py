@@ -11,6 +11,7 @@ import numpy as np
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.classifier import Training
 from hiclr_fast.evaluation.metrics import topk_accuracy
+from hiclr_fast.evaluation.readout import OWN
 from hiclr_fast.evaluation.results import UNFINISHED, Outcome
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 
@@ -21,6 +22,8 @@ def train_candidate(candidate, config: FinetuneConfig, rows: np.ndarray | None, 
         raise InputError("training replaces the batch-norm statistics; leave --recalibrate out, it is for frozen features")
     if candidate.feature_dtype != "float32":
         raise InputError(f"--feature-dtype {candidate.feature_dtype} is for frozen features; to train in bfloat16 give --amp")
+    if candidate.readout != OWN:
+        raise InputError("a training pools as the encoder does; leave --readout and --segments out, they are for frozen features")
     train, val = candidate.splits()
     rows = np.arange(len(train)) if rows is None else rows
     encoder = candidate.encoder(dropout=config.dropout)

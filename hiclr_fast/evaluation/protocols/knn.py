@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.metrics import topk_accuracy, unit_rows
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings, require
+from hiclr_fast.evaluation.spaces import Space, choose_space, in_space, inner_groups
 from hiclr_fast.files.ranges import POSITIVE
 
 KS = (1, 5, 10, 20)
@@ -24,6 +25,8 @@ class KnnConfig(Settings):
     k: tuple[int, ...] = KS
     temperature: float = TEMPERATURE
     """Of the weighted vote, exp(cosine / temperature)."""
+    space: Space = "plain"
+    """plain; centred or whitened by the training features; inner: the one of them that is best inside the training split."""
 
     RANGES: ClassVar = {"temperature": POSITIVE}
 
@@ -63,12 +66,27 @@ def knn_scores(
     return {k: torch.cat(part).numpy() for k, part in parts.items()}
 
 
+def nearest(train: Features, val: Features) -> float:
+    """1-NN accuracy in percent."""
+    return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
+
+
+def compared(candidate, space: Space) -> tuple[Features, Features, dict[str, Any]]:
+    """(train, val features in that space, which space it is and how it was chosen)."""
+    train, val = candidate.features
+    if space != "inner":
+        return *in_space(train, val, space), {"space": space}
+    left_out, group = inner_groups(candidate.splits()[0])
+    chosen, percent = choose_space(train, group, nearest)
+    return *in_space(train, val, chosen), {"space": chosen, "inner": {"left out": left_out, "percent": percent}}
+
+
 def knn(candidate, settings: KnnConfig, folder: Path, key: str) -> Outcome:
     """Top-1 for every k, by majority and by weighted vote; `scores` are the votes of the first k, `weighted` of the last."""
-    train, val = candidate.features
+    train, val, space = compared(candidate, settings.space)
     majority = knn_scores(train, val, settings.k)
     weighted = knn_scores(train, val, settings.k, settings.temperature)
     percent = {f"k={k}": topk_accuracy(votes, val.label, 1) for k, votes in majority.items()}
     percent |= {f"weighted k={k}": topk_accuracy(votes, val.label, 1) for k, votes in weighted.items() if k > 1}
     samples = {"scores": majority[settings.k[0]], "weighted": weighted[settings.k[-1]]}
-    return Outcome(percent, val.name, val.label, samples, {"metric": "cosine"})
+    return Outcome(percent, val.name, val.label, samples, {"metric": "cosine", **space})

@@ -17,8 +17,10 @@ import torch
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.metrics import unit_rows
+from hiclr_fast.evaluation.protocols.knn import compared
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings
+from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.files.ranges import SOME
 
 CHUNK = 256  # queries ranked at a time
@@ -28,6 +30,8 @@ CHUNK = 256  # queries ranked at a time
 class RetrievalConfig(Settings):
     listed: int = 10
     """Neighbours that are listed for every query."""
+    space: Space = "plain"
+    """plain; centred or whitened by the training features; inner: where 1-NN is best inside the training split."""
 
     RANGES: ClassVar = {"listed": SOME}
 
@@ -49,13 +53,13 @@ def rank(train: Features, val: Features, listed: int) -> tuple[np.ndarray, np.nd
 
 def retrieval(candidate, settings: RetrievalConfig, folder: Path, key: str) -> Outcome:
     """mAP, and the share of the right class among the first and the listed neighbours; neighbours.csv lists them."""
-    train, val = candidate.features
+    train, val, space = compared(candidate, settings.space)
     precision, order, similarity = rank(train, val, settings.listed)
     hit = train.label[order] == val.label[:, None]
     percent = {"mAP": 100 * float(precision.mean()), "P@1": 100 * float(hit[:, 0].mean())}
     percent[f"P@{settings.listed}"] = 100 * float(hit.mean())
     samples = {"average_precision": precision, "neighbour": train.name[order], "cosine": similarity}
-    more = {"query": "validation", "searched": "training", "metric": "cosine"}
+    more = {"query": "validation", "searched": "training", "metric": "cosine", **space}
     listed = {"neighbours.csv": _listed(train, val, order, similarity, candidate.data.classes)}
     return Outcome(percent, val.name, val.label, samples, more, listed)
 

@@ -6,8 +6,9 @@
 
 One group is one view: its statistics are its own. Four passes over memory, two forward and two backward; saved are x, y
 (which the next layer saves anyway) and the random bits of the dropout. Backends: numba on CPU, for float32 and bfloat16;
-plain torch (`batch_norm.reference`) for everything else. torch's own channels-last CPU kernels add a channel up one value at a
-time, which costs 10 times the rounding noise of its contiguous ones in the output and 50 times in the gradients.
+plain torch (`batch_norm.reference`) for everything else; CUDA has `normalise`. torch's own channels-last CPU kernels add a
+channel up one value at a time, which costs 10 times the rounding noise of its contiguous ones in the output and 50 times in
+the gradients.
 """
 
 from collections.abc import Callable

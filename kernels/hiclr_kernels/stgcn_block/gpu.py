@@ -31,37 +31,50 @@ def _every(x: Tensor, stride: int) -> Tensor:
     return x if stride == 1 else x[:, ::stride].contiguous()
 
 
-def _project(x: Tensor, blocks: Sequence, plan) -> Tensor:
-    """(R, T', V, D): the projected shortcut, each encoder's rows by its weights."""
+def _project(x: Tensor, blocks: Sequence, split: int, plan) -> Tensor:
+    """(R, T', V, D): the projected shortcut, the rows of the first `split` groups by the first block's weights."""
     x = _every(x, plan.stride)
     z = torch.empty(*x.shape[:3], len(blocks[0].project_bias), dtype=x.dtype, device=x.device)
-    cut = len(x) * plan.split // plan.groups
-    for part, block in zip((slice(cut), slice(cut, None)), blocks, strict=False):
+    for part, block in zip((slice(split), slice(split, None)), blocks, strict=False):
         rows, to = x[part].view(-1, x.shape[-1]), z[part].view(-1, z.shape[-1])
         torch.addmm(block.project_bias.to(x.dtype), rows, block.project_weight.to(x.dtype).T, out=to)
     return z
 
 
-def forward(rows: Tensor, adjacency: Tensor, blocks: Sequence, plan) -> tuple[Tensor, list[Tensor | None]]:
-    groups, split, first = plan.groups, plan.split, blocks[0]
-    own = len(rows) * split // groups
-    z1, folded = graph.forward(_frames(rows, groups), adjacency, [_graph_weights(b) for b in blocks], split)
-    z1 = z1.view(*rows.shape[:3], -1)
-    stats1 = norm.statistics(_rows(z1, groups), [b.norm1 for b in blocks], plan.rule, split)
-    z2, known = temporal_part.forward(z1, stats1, blocks, plan)
+def _end(z2: Tensor, known, rows: Tensor, blocks: Sequence, groups: int, split: int, plan) -> tuple[Tensor, list[Tensor | None]]:
+    """y of the rows of these groups, and what the backward pass needs: z2, z3 and their statistics."""
     stats2 = norm.statistics(_rows(z2, groups), [b.norm2 for b in blocks], plan.rule, split, known)
     z3 = stats3 = second = None
-    if first.norm3 is not None:
-        z3 = _project(rows, blocks, plan)
+    if blocks[0].norm3 is not None:
+        z3 = _project(rows, blocks, len(rows) * split // groups, plan)
         stats3 = norm.statistics(_rows(z3, groups), [b.norm3 for b in blocks], plan.rule, split)
         second = Operand(_rows(z3, groups), stats3)
     elif plan.identity:
         second = Operand(_rows(rows, groups))
     end = Operand(_rows(z2, groups), stats2)
     y = norm.pool(end, second, plan.after, plan.pooled) if plan.pooled else norm.apply(end, second, plan.after).view(z2.shape)
+    own = len(rows) * split // groups
+    return y, [z2[:own], None if z3 is None else z3[:own], stats2, stats3]
+
+
+def forward(rows: Tensor, adjacency: Tensor, blocks: Sequence, plan) -> tuple[Tensor, list[Tensor | None]]:
+    groups, split = plan.groups, plan.split
+    own = len(rows) * split // groups
+    z1, folded = graph.forward(_frames(rows, groups), adjacency, [_graph_weights(b) for b in blocks], split)
+    z1 = z1.view(*rows.shape[:3], -1)
+    stats1 = norm.statistics(_rows(z1, groups), [b.norm1 for b in blocks], plan.rule, split)
+    parts, known = temporal_part.forward(z1, stats1, blocks, plan)
+    if len(parts) == 1:
+        y, saved = _end(parts[0], known, rows, blocks, groups, split, plan)
+    else:  # joining them would cost a read and a write
+        y, saved = _end(parts[0], known, rows[:own], blocks[:1], split, split, plan)
+        seed = plan.after.seed  # positions start again: other draws than the first group's
+        theirs = plan._replace(after=plan.after._replace(seed=None if seed is None else seed + 1))
+        y = torch.cat([y, _end(parts[1], known, rows[own:], blocks[1:], groups - split, groups - split, theirs)[0]])
     widens = z1.shape[-1] > rows.shape[-1]
-    keep = [None if widens else z1[:own], z2[:own], None if z3 is None else z3[:own]]
-    return y, [*keep, stats1, stats2, stats3, None if folded is None else folded.matrix[0]]
+    z2, z3, stats2, stats3 = saved
+    matrix = None if folded is None else folded.matrix[0]
+    return y, [None if widens else z1[:own], z2, z3, stats1, stats2, stats3, matrix]
 
 
 def backward(grad: Tensor, x: Tensor, adjacency: Tensor, saved: Sequence, block, plan, want: bool) -> tuple[Tensor | None, tuple]:

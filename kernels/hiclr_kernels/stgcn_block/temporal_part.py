@@ -19,7 +19,7 @@ RELU = After(slope=0.0)
 
 
 class Gradients(NamedTuple):
-    """h: gradient behind (slope 0) or in front of (slope 1) the ReLU, (R, T, V, D); part: its sums, as `coefficients` takes them."""
+    """h (R, T, V, D): gradient behind (slope 0) or in front of (slope 1) the ReLU; part: sums, as `coefficients` takes them."""
 
     h: Tensor
     slope: float
@@ -40,21 +40,21 @@ def _activation(z1: Tensor, stats1: Tensor, groups: int) -> Tensor:
     return norm.apply(_operand(z1, stats1, groups), None, RELU).view(z1.shape).permute(0, 3, 1, 2)
 
 
-def forward(z1: Tensor, stats1: Tensor, blocks: Sequence, plan) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """z2 (R, T', V, D), and the mean and variance (G, D) of every group where they are known."""
+def forward(z1: Tensor, stats1: Tensor, blocks: Sequence, plan) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
+    """z2 (R, T', V, D), of all rows or each encoder's apart; mean and variance (G, D) of every group where they are known."""
     if fuses(z1.shape[-1], z1.dtype):
         weights, biases = [b.conv_weight[..., 0] for b in blocks], [b.conv_bias for b in blocks]
         sets = [int(group >= plan.split) for group in range(plan.groups)]
         given = dict(groups=plan.groups, stride=plan.stride, slope=0.0, sets=sets)
         z2, mean, var = temporal(z1, stats1[2], stats1[3], torch.stack(weights), torch.stack(biases), **given)
-        return z2, (mean, var)
+        return [z2], (mean, var)
     u, dtype = _activation(z1, stats1, plan.groups), z1.dtype
     cut = len(u) * plan.split // plan.groups
     parts = []
     for rows, block in zip((u[:cut], u[cut:]), blocks, strict=False):
         weight, bias = block.conv_weight.to(dtype), block.conv_bias.to(dtype)
         parts.append(F.conv2d(rows, weight, bias, (plan.stride, 1), (weight.shape[2] // 2, 0)).permute(0, 2, 3, 1))
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous(), None
+    return [part.contiguous() for part in parts], None
 
 
 def backward(dz2: Tensor, fold: Fold | None, z1: Tensor, stats1: Tensor, block, plan) -> Gradients:

@@ -44,7 +44,8 @@ class _Temporal(torch.autograd.Function):
         grad, bias = grad.to(z1.dtype).contiguous(), ctx.needs_input_grad[4]
         given = dict(ctx.options, center=None, fold=None, bias=bias)
         g, d_weight, total, products, d_bias = _backend(z1).temporal_backward(grad, z1, scale, shift, weight, **given)
-        dz1 = (g.unflatten(0, (len(scale), -1)) * scale[:, None, None, None].to(g.dtype)).view(z1.shape)
+        dz1 = g.unflatten(0, (len(scale), -1)) * scale[:, None, None, None]
+        dz1 = dz1.to(z1.dtype).view(z1.shape)
         return dz1, products.to(scale.dtype), total.to(shift.dtype), d_weight.to(weight.dtype), d_bias, None
 
 

@@ -73,7 +73,8 @@ def _activation(z1: Tensor, scale: Tensor, shift: Tensor, slope: float) -> tuple
 
 def _convolve(a: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     half = weight.shape[-1] // 2
-    z2 = F.conv2d(a.permute(0, 3, 1, 2), weight[..., None], bias, (stride, 1), (half, 0))
+    with torch.autocast(a.device.type, enabled=False):
+        z2 = F.conv2d(a.permute(0, 3, 1, 2), weight[..., None], bias, (stride, 1), (half, 0))
     return z2.permute(0, 2, 3, 1).contiguous()
 
 

@@ -36,7 +36,7 @@ def band_tile(inputs: int, outputs: int, stride: int, dtype: torch.dtype) -> Til
     """Of a product with a band matrix, by padded widths: 128 columns in 16 bits, fewer in float32, which has no tensor cores."""
     warps = 8 if max(inputs, outputs) == 128 else 4
     if dtype == torch.float32:
-        return Tile(64 if inputs < 64 else 32, 2 if outputs == 16 else 1, inputs, warps, 1)
+        return Tile(64 if inputs < 32 else 32, 2 if outputs == 16 else 1, inputs, warps, 1)
     frames = 4 if stride == 2 and outputs == 16 else 128 // outputs
     return Tile(64, frames, max(64, inputs), warps, 2)
 
@@ -74,12 +74,9 @@ def weights_config(
 ) -> tuple[Tile, dict]:
     """The same of the gradient to the weights, whose band matrix is held in registers, up to three steps of it a program."""
     cp, ob = padded(c), padded(o)
-    wide = max(cp, ob) == 128
-    if dtype == torch.float32:
-        tile = Tile(32, 1, cp, 8 if wide else 4, 1)
-    else:
-        tile = Tile(64, max(1, 64 // ob), max(64, cp), 8, 1)
-    held = 1 if wide else 3
+    wide, single = max(cp, ob) == 128, dtype == torch.float32
+    tile = Tile(32, 1, cp, 8 if wide else 4, 1) if single else Tile(64, max(1, 64 // ob), max(64, cp), 8, 1)
+    held = 1 if wide or (single and max(cp, ob) > 32) else 3
     steps = _steps(stride * (tile.F - 1) + kernel, cp, tile, held)
     constants = dict(V=v, C=c, CP=cp, O=o, OB=ob, F=tile.F, K=kernel, STRIDE=stride, M=tile.M, BI=tile.BI, STEPS=steps)
     return tile, dict(constants, HELD=held, SLOPE=float(slope), FOLD=fold)

@@ -1,0 +1,48 @@
+"""Chooses pretraining settings without the test set: leaves part of the training split out, compares a grid of settings by it
+(successive halving), and writes the preset that won and the evidence. Run the same command again to continue.
+
+    hiclr tune --data data/mine --config configs/small.yaml --grid configs/grids/small.yaml --out runs/tune
+    hiclr pretrain --data data/mine --config runs/tune/preset.yaml
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import tyro
+
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
+from hiclr_fast.tuning.grid import read_grid
+from hiclr_fast.tuning.halving import EVIDENCE, PRESET, Halving, halve
+
+
+@dataclass(frozen=True)
+class Args:
+    data: Path
+    """Packed dataset; only its training split is used."""
+    grid: Path
+    """YAML of settings, each with a list of values to try."""
+    out: Path
+    """Folder of the runs; gets preset.yaml and evidence.json."""
+    config: Path | None = None
+    """YAML of what is not in the grid; none: the released configuration."""
+    threads: int = 0
+    """CPU threads; 0: torch's choice."""
+    amp: bool = False
+    """Mixed precision."""
+    halving: tyro.conf.OmitArgPrefixes[Halving] = field(default_factory=Halving)
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    base = load_yaml(args.config) if args.config else PretrainConfig()
+    base = replace(base, amp=base.amp or args.amp, threads=args.threads or base.threads)
+    found = halve(read_grid(args.grid, base), open_packed(args.data), args.out, args.halving)
+    if found is None:
+        print("stopped; run the same command again to continue")
+        return
+    rounds, left_out = found
+    print(f"judged by {', '.join(left_out)} of the training split; the best of {len(rounds[0])} settings:")
+    for scored in rounds[-1][:3]:
+        print(f"  {scored.score:.1f} {scored.said}")
+    print(f"{args.out / PRESET}, {args.out / EVIDENCE}")

@@ -1,0 +1,146 @@
+"""Settings chosen without the test set: part of the training split is left out, every setting is trained on the rest for a few
+epochs and judged by what was left out, and the better part goes on with more (successive halving, Jamieson and Talwalkar, 2016).
+
+The test split is never opened for a score. Every run that is done is kept, so that the same command continues after a stop.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from hiclr_fast.data.packed.dataset import Packed, Split
+from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.features import extract
+from hiclr_fast.evaluation.protocols.knn import nearest
+from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
+from hiclr_fast.evaluation.spaces import SPACES, in_space, inner_folds, inner_groups
+from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.settings import as_plain, save_yaml
+from hiclr_fast.models.load import CHECKPOINT
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.start import resume, start
+
+PRESET, EVIDENCE = "preset.yaml", "evidence.json"
+
+
+@dataclass(frozen=True)
+class Halving:
+    """How long settings are tried, and how many go on."""
+
+    epochs: int = 8
+    """Of the first round; multiplied by `factor` in each further one."""
+    factor: int = 2
+    """One in so many settings goes on."""
+    rounds: int = 3
+    folds: int = 1
+    """How many of the parts that can be left out are, the largest first; 0: all."""
+
+    def check(self) -> None:
+        for name, least in (("epochs", 1), ("factor", 2), ("rounds", 1), ("folds", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} {getattr(self, name)}: expected at least {least}")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One setting in one round. percent: means over the folds; score: the mean of k-NN and linear, by which settings compete."""
+
+    said: str
+    config: PretrainConfig
+    percent: dict[str, float]
+
+    @property
+    def score(self) -> float:
+        return (self.percent["1-NN"] + self.percent["linear"]) / 2
+
+
+def inner_sets(data: Packed, folds: int) -> list[tuple[str, Packed]]:
+    """[(what is left out, the training split without it as `train`, it as `val`)], the largest first."""
+    train_split = data["train"]
+    what, group = inner_groups(train_split)
+    found = []
+    for learn, judge in sorted(inner_folds(group, train_split.label), key=lambda fold: -len(fold[1])):
+        name = f"{what}_{group[judge[0]]}"
+        splits = {split: _rows(train_split, rows) for split, rows in (("train", learn), ("val", judge))}
+        digest = sha256(f"{data.checksum} without {name}".encode()).hexdigest()
+        found.append((name, replace(data, splits=splits, checksum=digest)))
+    return found[: folds or None]
+
+
+def _rows(split: Split, rows: np.ndarray) -> Split:
+    return Split(split.x.take(rows), *(np.asarray(getattr(split, name))[rows] for name in ("label", "name", "subject", "view")))
+
+
+def judge(trainer, data: Packed) -> dict[str, float]:
+    """Percent on the part that was left out: 1-NN in the best space, and the linear protocol."""
+    encoder = trainer.model.encoder_q
+    sides = [extract(encoder, data[split], data.layout, trainer.config.stream, trainer.device) for split in ("train", "val")]
+    near = {space: nearest(*in_space(*sides, space)) for space in SPACES}
+    settings = LinearConfig().official(trainer.config.encoder)
+    return {"1-NN": max(near.values()), "linear": linear(*sides, settings, trainer.device).top1}
+
+
+def score_one(config: PretrainConfig, data: Packed, run: Path) -> dict[str, float] | None:
+    """Trains to the end and judges; None when a signal stopped it. What is done already is not done again."""
+    file = run / "inner.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    config = replace(config, out=run, data=data.path, knn_every=0)
+    trainer = resume(config, data, run) if (run / CHECKPOINT).is_file() else start(config, data, run)
+    if not train(trainer, run):
+        return None
+    percent = judge(trainer, data)
+    write_text(file, json.dumps(percent))
+    return percent
+
+
+def halve(
+    settings: Sequence[tuple[str, PretrainConfig]], data: Packed, out: Path, plan: Halving
+) -> tuple[list[list[Scored]], list[str]] | None:
+    """([every round, best first], what was left out); None when a signal stopped it. Writes the preset and the evidence."""
+    plan.check()
+    sets = inner_sets(data, plan.folds)
+    rounds: list[list[Scored]] = []
+    going = list(settings)
+    for number in range(plan.rounds):
+        epochs, scored = plan.epochs * plan.factor**number, []
+        for said, config in going:
+            c = replace(config, epochs=epochs, mining_epoch=_scaled(config.mining_epoch, epochs, config.epochs))
+            c = replace(c, warmup_epochs=_scaled(config.warmup_epochs, epochs, config.epochs))
+            key = sha256(json.dumps(as_plain(replace(c, out=None, data=None)), sort_keys=True).encode()).hexdigest()[:10]
+            percent = [score_one(c, inner, out / f"{epochs}_epochs" / f"{key}_{name}") for name, inner in sets]
+            if None in percent:
+                return None
+            mean = {name: float(np.mean([p[name] for p in percent])) for name in percent[0]}
+            scored.append(Scored(said, config, mean))
+            tqdm.write(f"{epochs} epochs, {said}: " + ", ".join(f"{name} {value:.1f}" for name, value in mean.items()))
+        rounds.append(sorted(scored, key=lambda s: -s.score))
+        going = [(s.said, s.config) for s in rounds[-1][: math.ceil(len(scored) / plan.factor)]]
+    save_yaml(replace(rounds[-1][0].config, data=None, out=None), out / PRESET)
+    write_text(out / EVIDENCE, json.dumps(evidence(rounds, [name for name, _ in sets], plan), indent=1))
+    return rounds, [name for name, _ in sets]
+
+
+def _scaled(epoch: int, epochs: int, of: int) -> int:
+    """The same share of a shorter or longer schedule."""
+    return round(epoch * epochs / of)
+
+
+def evidence(rounds: Sequence[Sequence[Scored]], left_out: Sequence[str], plan: Halving) -> dict:
+    return {
+        "left_out": list(left_out),
+        "rounds": [
+            {
+                "epochs": plan.epochs * plan.factor**number,
+                "settings": [{"setting": s.said, "score": s.score, "percent": s.percent} for s in scored],
+            }
+            for number, scored in enumerate(rounds)
+        ],
+    }

@@ -1,0 +1,69 @@
+"""Choosing settings inside the training split."""
+
+from dataclasses import replace
+
+import pytest
+from helpers import packed, tiny
+
+from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.errors import InputError
+from hiclr_fast.pretraining.config import load_yaml
+from hiclr_fast.tuning import halving
+from hiclr_fast.tuning.grid import read_grid
+from hiclr_fast.tuning.halving import EVIDENCE, PRESET, Halving, halve, inner_sets
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return open_packed(packed(tmp_path_factory.mktemp("tune") / "set", train=60))
+
+
+def test_the_test_split_is_not_there(data):
+    (name, inner), *more = inner_sets(data, 0)
+    assert len(more) == 4 and name.startswith("subject_") and set(inner.splits) == {"train", "val"}
+    assert not set(inner["train"].subject.tolist()) & set(inner["val"].subject.tolist())
+    names = {*inner["train"].name.tolist(), *inner["val"].name.tolist()}
+    assert names == set(data["train"].name.tolist()) and inner.checksum != data.checksum
+    assert len(inner_sets(data, 2)) == 2
+
+
+def test_halving_goes_on_after_a_stop_and_writes_what_it_found(data, tmp_path, monkeypatch):
+    settings = [(f"lr {lr}", tiny(lr=lr, epochs=4)) for lr in (0.01, 0.001)]
+    plan, calls, inner = Halving(epochs=1, rounds=2), [], halving.train
+
+    def counted(trainer, out):
+        calls.append(out)
+        return inner(trainer, out) if len(calls) != 2 else False
+
+    monkeypatch.setattr(halving, "train", counted)
+    assert halve(settings, data, tmp_path, plan) is None and not (tmp_path / PRESET).exists()
+    rounds, left_out = halve(settings, data, tmp_path, plan)
+    assert [len(r) for r in rounds] == [2, 1] and len(left_out) == 1 and len(calls) == 4
+    best = load_yaml(tmp_path / PRESET)
+    assert best == replace(rounds[-1][0].config, knn_every=best.knn_every) and (tmp_path / EVIDENCE).is_file()
+    assert rounds[0][0].score >= rounds[0][1].score
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("lr: 0.1", "lr is 0.1, expected a list of values to try"),
+        ("[1, 2]", "expected a mapping from settings to lists"),
+        ("lrr: [0.1]", "unknown key 'lrr'; the nearest valid one is 'lr'"),
+        ("epochs: [0]", "epochs 0: expected"),
+        ("seed: [" + ", ".join(map(str, range(65))) + "]", "65 combinations, at most 64"),
+    ],
+)
+def test_bad_grids(tmp_path, text, what):
+    (tmp_path / "grid.yaml").write_text(text)
+    with pytest.raises(InputError, match=what):
+        read_grid(tmp_path / "grid.yaml", tiny())
+
+
+def test_a_grid_is_every_combination(tmp_path):
+    (tmp_path / "grid.yaml").write_text("lr: [0.1, 0.2]\naugment:\n  flip_p: [0.0, 0.5]\n  blur_p: [0.1]\n")
+    found = read_grid(tmp_path / "grid.yaml", tiny())
+    assert [(c.lr, c.augment.flip_p, c.augment.blur_p) for _, c in found] == [
+        (lr, flip, 0.1) for lr in (0.1, 0.2) for flip in (0.0, 0.5)
+    ]
+    assert found[1][0] == "lr 0.1, augment.flip_p 0.5, augment.blur_p 0.1"
