@@ -149,7 +149,7 @@ def hostile_npz(sound: bytes, rng: random.Random) -> bytes:
         arrays[name] = np.zeros(rng.choice((arrays[name].shape, (), (3,), (0, 10**6))), word)
     elif choice == 1:
         a = arrays[name]
-        arrays[name] = rng.choice((a[:-1], a[None], a[..., None], a.astype(str), np.float32(np.nan), np.array([])))
+        arrays[name] = rng.choice((np.atleast_1d(a)[:-1], a[None], a[..., None], a.astype(str), np.float32(np.nan), np.array([])))
     elif choice == 2:
         del arrays[name]
     np.savez(out, **arrays)
