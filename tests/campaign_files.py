@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ def disturb(file: Path, rng: random.Random, marker: Path) -> str:
     if how == "fields" and by_structure(file, rng):
         return how
     if how != "bytes" and file.suffix in HOSTILE_FILES:
-        file.write_bytes(HOSTILE_FILES[file.suffix](file.read_bytes(), rng))
-        return "format"
+        with suppress(TypeError, ValueError, KeyError, AttributeError, IndexError):  # not every change fits every content
+            file.write_bytes(HOSTILE_FILES[file.suffix](file.read_bytes(), rng))
+            return "format"
     file.write_bytes(fuzz_inputs.mutate(file.read_bytes(), rng, marker))
     return "bytes"
 

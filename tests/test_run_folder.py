@@ -68,7 +68,7 @@ def test_the_dataset_is_found_from_any_folder(tmp_path, data, monkeypatch):
 @pytest.mark.parametrize(("text", "line"), [('{"epoch": 1}\n{"epoch"\n', 2), ("\0\0\n", 1), ('{"epoch": "a"}\n', 1), ("[]\n", 1)])
 def test_damaged_metrics_are_a_sentence(tmp_path, text, line):
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(InputError, match=f"metrics.jsonl: line {line} is no line of metrics"):
+    with pytest.raises(InputError, match=rf"metrics.jsonl.* line {line}"):
         read_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n\0\0')
     assert read_metrics(tmp_path) == [{"epoch": 1}]
