@@ -14,7 +14,7 @@ from hiclr_kernels.contrast import reference as contrast_ref
 from hiclr_kernels.queue import queue_update
 from test_kernel_contrast import BACKENDS, DEVICES, problem, reference, solve
 
-from hiclr_fast.models import layers
+from hiclr_fast.models import hiclr, layers, stgcn
 
 
 @pytest.fixture(params=BACKENDS)
@@ -40,10 +40,12 @@ def test_recorded_losses(golden, backend, size, run, recorded, topk):
 
 
 def test_recorded_step_through_the_encoder(golden, backend, monkeypatch):
-    """A whole step with mining: every parameter's gradient is that of the reference."""
+    """A whole step with mining and torch's encoder: every parameter's gradient is that of the reference."""
     if DEVICES[backend] != "cpu":
         pytest.skip("a model on the CPU; on the GPU the recorded losses above and the twins of test_graph.py say as much")
     monkeypatch.setattr(layers, "plain", lambda: False)  # the same batch norm in both
+    for module in (layers, stgcn, hiclr):
+        monkeypatch.setattr(module, "on_triton", lambda *_: False)
     g = golden("stgcn_train_step")
     steps = []
     for kernels in (backend, "reference"):

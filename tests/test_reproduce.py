@@ -13,7 +13,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.pretraining.loop import Loop
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.pretraining.start import resume
-from hiclr_fast.reports import reproduce as chain
+from hiclr_fast.reports import stages
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.published import published
 from hiclr_fast.reports.reproduce import pretrain_stage, reproduce
@@ -59,7 +59,7 @@ def test_a_run_that_is_there_is_taken(tmp_path, monkeypatch, capsys):
         raise AssertionError("done again")
 
     for name in ("start", "resume"):
-        monkeypatch.setattr(chain, name, never)
+        monkeypatch.setattr(stages, name, never)
     from hiclr_fast.evaluation.protocols import knn
 
     monkeypatch.setattr(knn, "knn_scores", never)

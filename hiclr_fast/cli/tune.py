@@ -7,10 +7,12 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.flags import default
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.tuning.grid import read_grid
 from hiclr_fast.tuning.halving import EVIDENCE, PRESET, Halving, halve
@@ -24,8 +26,8 @@ class Args:
     """YAML of settings, each with a list of values to try."""
     out: Path
     """Folder of the runs; gets preset.yaml and evidence.json."""
-    config: Path | None = None
-    """YAML of what is not in the grid; none: the released configuration."""
+    config: Annotated[Path | None, default("the released configuration")] = None
+    """YAML of what is not in the grid."""
     threads: int = 0
     """CPU threads; 0: torch's choice."""
     amp: bool = False

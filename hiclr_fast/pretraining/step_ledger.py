@@ -4,6 +4,7 @@ Predictions, never measurements: `--profile` on a GPU puts the two beside each o
 """
 
 import os
+from dataclasses import replace
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -40,7 +41,7 @@ GPUS = (Gpu("H100", 3.0e12, 790e12, 80e9), Gpu("H200", 4.3e12, 790e12, 141e9))
 
 def step_ledger(config: PretrainConfig, layout: Layout, shape: tuple[int, ...], batch: int, mining: bool = False) -> Ledger:
     """Of one step of one rank. shape: (3, T, V, M) of a sample; batch: samples of this rank."""
-    step = _step(config, layout)
+    step = _step(replace(config, batch_size=batch), layout)
     with Ledger():
         x, ids = torch.empty(batch, *shape, device=step.device), torch.arange(batch, device=step.device)
     with Ledger() as ledger:
@@ -64,7 +65,7 @@ def floor(config: PretrainConfig, layout: Layout, shape: tuple[int, ...], batch:
     A forward pass: what every block puts out, written once and read once; the FLOPs of the plain way, zeros left out.
     """
     moved: list[int] = []
-    step = _step(config, layout)
+    step = _step(replace(config, batch_size=batch), layout)
     encoder = step.model.encoder_k
     for block in encoder.blocks:
         block.register_forward_hook(lambda *args: moved.append(2 * args[2].nbytes))

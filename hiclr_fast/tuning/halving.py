@@ -39,6 +39,7 @@ class Halving:
     factor: int = 2
     """One in so many settings goes on."""
     rounds: int = 3
+    """How often the better part goes on."""
     folds: int = 1
     """How many of the parts that can be left out are, the largest first; 0: all."""
 
