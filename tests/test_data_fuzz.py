@@ -9,21 +9,24 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-KINDS = (
-    *("ntu", "pku", "pku_labels", "ucla", "pyskl", "official_npy", "official_pkl", "sequences"),
+COUNT = 200
+DATA = (
+    *("ntu", "pku", "pku_labels", "pku_split", "ucla", "pyskl", "official_npy", "official_pkl", "sequences"),
     *("packed_meta", "packed_rows", "packed_samples"),
 )
-COUNT = 300
+RUNS = ("yaml", "checkpoint", "official_pt", "safetensors")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_mutations(tmp_path, kind):
+@pytest.mark.parametrize("kinds", [DATA, RUNS], ids=["data", "runs"])
+def test_mutations(tmp_path, kinds):
     paths = [str(HERE), str(HERE.parent), str(HERE.parent / "kernels")]
-    command = [sys.executable, str(HERE / "fuzz_inputs.py"), kind, str(tmp_path), str(COUNT)]
+    command = [sys.executable, str(HERE / "fuzz_inputs.py"), str(tmp_path), str(COUNT), *kinds]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    outcome = json.loads(done.stdout.splitlines()[-1])
-    assert outcome["right"] + outcome["refused"] >= COUNT + 2 and outcome["refused"] >= COUNT // 4
-    assert not outcome["executed"] and outcome["grown_mb"] < 600
+    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"kind"')]
+    assert [outcome["kind"] for outcome in outcomes] == list(kinds)
+    for outcome in outcomes:
+        assert outcome["right"] + outcome["refused"] >= COUNT + 2 and outcome["refused"] >= COUNT // 4, outcome
+        assert not outcome["executed"] and outcome["grown_mb"] < 200, outcome
