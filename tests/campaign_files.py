@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ def disturb(file: Path, rng: random.Random, marker: Path) -> str:
     if how == "fields" and by_structure(file, rng):
         return how
     if how != "bytes" and file.suffix in HOSTILE_FILES:
-        file.write_bytes(HOSTILE_FILES[file.suffix](file.read_bytes(), rng))
-        return "format"
+        with suppress(TypeError, ValueError, KeyError, AttributeError, IndexError):  # not every change fits every content
+            file.write_bytes(HOSTILE_FILES[file.suffix](file.read_bytes(), rng))
+            return "format"
     file.write_bytes(fuzz_inputs.mutate(file.read_bytes(), rng, marker))
     return "bytes"
 
@@ -203,24 +205,27 @@ def packed_files(place: Place, rng: random.Random) -> Found:
     return worst(f"{file.name}{', signed' * again}, {words[0]}", [ended], damage or (lies(run) if run.exists() else None))
 
 
-def raw_files(place: Place, rng: random.Random) -> Found:
-    """Recordings and archives of others."""
-    if not hasattr(place, "kinds"):
-        place.raw = place.folder / "raw"
-        place.raw.mkdir()
-        place.kinds = fuzz_inputs.kinds(place.raw)
-        place.sound = {kind: file.read_bytes() for kind, (file, _) in place.kinds.items()}
-    kind, (file, read) = rng.choice(list(place.kinds.items()))
-    marker = place.raw / "executed"
-    disturb(file, rng, marker)
-    child = place.call(_one_line(read, file), memory=ROOM)
-    ended = child.wait(20)
-    file.write_bytes(place.sound[kind])
-    if marker.exists():
-        marker.unlink()
+def other_files(place: Place, rng: random.Random) -> Found:
+    """Every kind of `fuzz_inputs`, through the function that reads it."""
+    kind = rng.choice(list(fuzz_inputs.KINDS))
+    folder = place.folder / "kinds" / kind
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        place.kinds[kind] = *fuzz_inputs.KINDS[kind](folder), {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    file, read, structure, sound = place.kinds[kind]
+    if structure and rng.random() < 0.6:
+        file.write_bytes(structure(sound[file], rng))
+    else:
+        file.write_bytes(fuzz_inputs.mutate(sound[file], rng, folder / "executed"))
+    ended = place.call(_one_line(read, file), memory=ROOM).wait(20)
+    executed = (folder / "executed").exists()
+    (folder / "executed").unlink(missing_ok=True)
+    for p, content in sound.items():
+        p.write_bytes(content)
+    if executed:
         return kind, WRONG, "a command in the file was executed"
     if ended.code == 0:
-        return kind, REFUSED if ended.text.startswith("error: ") else FINE, ended.text[:200]
+        return kind, REFUSED if ended.text.startswith("error: ") else FINE, ended.text.strip()[:200]
     return kind, WRONG, f"code {ended.code}: {ended.text.strip()[-300:]}"
 
 
@@ -236,7 +241,7 @@ def _one_line(read: Callable, file: Path) -> Callable[[], None]:
 
 
 CASES = {
-    "raw files": raw_files,
+    "files of others": other_files,
     "packed set": packed_files,
     "files of a run": own_files,
 }

@@ -144,7 +144,7 @@ class Place:
         torch.set_num_threads(1)
         real = loading.make_feed  # importing DALI takes every child seconds
         loading.make_feed = lambda split, ids, size, device, dali: real(split, ids, size, device, False)
-        self.folder, self.number = folder.resolve(), 0
+        self.folder, self.number, self.kinds = folder.resolve(), 0, {}
         self.set, self.other = packed(self.folder / "set"), packed(self.folder / "other", seed=7)
         self.run = self.folder / "run"
         self._here("pretrain", "--data", self.set, "--out", self.run, *TINY, "--mining-epoch", 1)

@@ -27,7 +27,8 @@ def benchmarks(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "out.json"
     command = [sys.executable, "-m", "pytest", "bench", "-q", "-m", "not gpu", "--benchmark-only", "--tiny"]
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of a worker of xdist
+    environment = {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command += [f"--benchmark-json={out}", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

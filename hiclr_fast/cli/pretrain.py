@@ -100,10 +100,10 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
     finish(trainer, out)
     if monitored(data):
         found = compare(trainer, out)
-        print(
-            f"1-NN accuracy (cosine) on {found['validation_samples']} validation samples: random-init encoder "
-            f"{found['random']:.1f} %, pretrained encoder {found['pretrained']:.1f} %, raw features {found['raw']:.1f} %"
-        )
+        sides = {"random-init encoder": "random", "pretrained encoder": "pretrained", "raw features": "raw"}
+        said = ", ".join(f"{text} {found[side]:.1f} % ({found['spaces'][side]})" for text, side in sides.items())
+        print(f"1-NN accuracy (cosine) on {found['validation_samples']} validation samples: {said}")
+        print("in brackets: the space that is best for each inside the training split")
     protocol = "linear" if monitored(data) else "features --out features.npz"
     print(f"evaluate with: hiclr evaluate {protocol} --run {out}")
     return 0

@@ -92,6 +92,8 @@ class Loop:
                     t.check_finite(numbers)
                     bar.set_postfix(loss=f"{numbers[0] / at:.3f}", lr=f"{self.lr:.2g}")
                     stopping |= numbers[-2] > 0
+                if t.step == t.loader.steps:
+                    break  # the epoch is closed in any case: its metrics look at the last batch, which no checkpoint holds
                 if stopping:
                     return False
                 if time.monotonic() - self.saved > 60 * c.save_minutes:
@@ -110,7 +112,8 @@ class Loop:
         values = {"loss": loss, "info_nce": terms[0], "spread": spread, "lr": self.lr, "seconds": round(seconds, 3)}
         values |= {f"consistency_{b}": term for b, term in enumerate(terms[1:], 1)}
         values["samples_per_s"] = round((steps - self.first) * c.batch_size / seconds, 1)
-        values |= queue_health(t.train.seen_q, t.train.seen_key, t.model.queue, t.model.pointer, c.temperature)
+        if self.first < steps:  # none where an older version saved after the last step
+            values |= queue_health(t.train.seen_q, t.train.seen_key, t.model.queue, t.model.pointer, c.temperature)
         t.epoch, t.step = done + 1, 0
         t.train.sums.zero_()
         if self.metrics is not None:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from hiclr_kernels.augment.reference import Stream
@@ -10,14 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed
-from hiclr_fast.evaluation.features import check_finite, extract, raw_features
+from hiclr_fast.evaluation.features import Features, extract, raw_features
 from hiclr_fast.evaluation.protocols.knn import nearest
+from hiclr_fast.evaluation.spaces import choose_space, in_space, inner_groups
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.models.build import Encoder, initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.queue_health import stale
 
 COMPARISON = "comparison.json"  # in a finished run's folder
+CHOSEN = 4096  # training samples up to which every side chooses its space
 COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
 
 
@@ -34,20 +37,31 @@ def knn_monitor(encoder: Encoder, data: Packed, stream: Stream, device: torch.de
     both = ("train", resident), ("val", None)
     train, val = (extract(encoder, data[split], data.layout, stream, device, rows=rows) for split, rows in both)
     encoder.train()
-    check_finite((train, val), "1-NN accuracy")
     return nearest(train, val)
 
 
-def compare(trainer, out: Path) -> dict[str, float]:
+def compare(trainer, out: Path) -> dict[str, Any]:
     """What pretraining was good for: percent 1-NN accuracy of the coordinates themselves (raw), of the encoder as its run began
-    (random), and of the pretrained one. Written to the run folder `out`. trainer: a `Pretrainer` at its end."""
+    (random), and of the pretrained one. Written to the run folder `out`. trainer: a `Pretrainer` at its end.
+
+    Each side is compared in the space (plain, centred, whitened) that is best for it inside the training split, as `spaces` says;
+    on more than CHOSEN training samples all are plain.
+    """
     data, config = trainer.data, trainer.config
     fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
-    common = data, config.stream, trainer.device, trainer.resident
     found = {"metric": "1-NN accuracy by cosine similarity, percent", "epoch": trainer.epoch - 1}
-    found["validation_samples"] = len(data["val"])
-    found["random"], found["pretrained"] = (knn_monitor(encoder, *common) for encoder in (fresh, trainer.model.encoder_q))
-    found["raw"] = nearest(*(raw_features(data[s], data.layout, config.stream) for s in ("train", "val")))
+    found |= {"validation_samples": len(data["val"]), "spaces": {}}
+
+    def judge(side: str, train: Features, val: Features) -> None:
+        few = len(train.label) <= CHOSEN
+        space = choose_space(train, inner_groups(data["train"])[1], nearest)[0] if few else "plain"
+        found[side], found["spaces"][side] = nearest(*in_space(train, val, space)), space
+
+    both = ("train", trainer.resident), ("val", None)
+    for side, encoder in (("random", fresh), ("pretrained", trainer.model.encoder_q)):
+        judge(side, *(extract(encoder, data[s], data.layout, config.stream, trainer.device, rows=rows) for s, rows in both))
+    trainer.model.encoder_q.train()
+    judge("raw", *(raw_features(data[split], data.layout, config.stream) for split in ("train", "val")))
     write_text(out / COMPARISON, json.dumps(found, indent=1))
     return found
 

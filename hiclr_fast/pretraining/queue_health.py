@@ -36,7 +36,7 @@ def queue_health(q: Tensor, key: Tensor, queue: Tensor, pointer: Tensor, tempera
 
 def stale(health: dict[str, float], temperature: float, momentum: float) -> str | None:
     """What to change where the queue is recognised by its age."""
-    nats = health["age_gap"] / temperature
+    nats = health.get("age_gap", 0.0) / temperature
     if nats < STALE:
         return None
     return (

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.features import Features
+from hiclr_fast.evaluation.features import Features, check_finite
 from hiclr_fast.evaluation.metrics import topk_accuracy, unit_rows
 from hiclr_fast.evaluation.results import Outcome
 from hiclr_fast.evaluation.settings import Settings, require
@@ -67,7 +67,8 @@ def knn_scores(
 
 
 def nearest(train: Features, val: Features) -> float:
-    """1-NN accuracy in percent."""
+    """1-NN accuracy in percent; InputError where a feature is NaN or Inf."""
+    check_finite((train, val), "1-NN accuracy")
     return topk_accuracy(knn_scores(train, val, (1,))[1], val.label, 1)
 
 
