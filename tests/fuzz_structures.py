@@ -73,56 +73,58 @@ def hostile_yaml(sound: bytes, rng: random.Random) -> bytes:
 HERE = "@@HERE@@"
 
 
-def _text(s: str) -> bytes:
+def text_of(s: str) -> bytes:
     return b"\x8c" + bytes([len(s)]) + s.encode()
 
 
-def _name(module: str, name: str) -> bytes:
-    return _text(module) + _text(name) + b"\x93"
+def name_of(module: str, name: str) -> bytes:
+    return text_of(module) + text_of(name) + b"\x93"
 
 
-def _int(n: int) -> bytes:
+def int_of(n: int) -> bytes:
     return b"\x8a\x08" + struct.pack("<q", n)
 
 
-def _tuple(*items: bytes) -> bytes:
+def tuple_of(*items: bytes) -> bytes:
     return b"(" + b"".join(items) + b"t"
 
 
-def _dtype(word: str, state: bytes = b"") -> bytes:
-    return _name("numpy", "dtype") + _tuple(_text(word), b"\x89", b"\x88") + b"R" + (state + b"b" if state else b"")
+def dtype_of(word: str, state: bytes = b"") -> bytes:
+    return name_of("numpy", "dtype") + tuple_of(text_of(word), b"\x89", b"\x88") + b"R" + (state + b"b" if state else b"")
 
 
 def snippets(rng: random.Random) -> bytes:
     """One value in opcodes: dtypes that lie, arrays of more than there is, calls, shared lists."""
     core = rng.choice(("numpy.core", "numpy._core"))
-    field = b"}" + _text("a") + _tuple(_dtype(rng.choice(("O8", "f8"))), _int(rng.choice((0, 10**8)))) + b"s"
-    records = _tuple(_int(3), _text("|"), b"N", _tuple(_text("a")), field, _int(8), _int(1), _int(rng.choice((0, 16))))
-    lie = _dtype("V8", records)
+    field = b"}" + text_of("a") + tuple_of(dtype_of(rng.choice(("O8", "f8"))), int_of(rng.choice((0, 10**8)))) + b"s"
+    sizes = int_of(8) + int_of(1) + int_of(rng.choice((0, 16)))
+    records = tuple_of(int_of(3), text_of("|"), b"N", tuple_of(text_of("a")), field, sizes)
+    lie = dtype_of("V8", records)
     word = rng.choice(("f4", "f8", "U4", "S3", "O8", "V8", "i8,i8", "M8", "(9,)f8", "f16", "U999999999", "b1", ">f4"))
-    shape = _tuple(*(_int(rng.choice((0, 1, 2, 25, -2, 10**9, 2**62))) for _ in range(rng.randrange(5))))
-    content = rng.choice((b"C\x40" + b"A" * 64, b"C\x00", b"](K\x01K\x02e", _text("AAAA"), b"N"))
-    dtype = rng.choice((lie, _dtype(word)))
-    array = _name("numpy", "ndarray")
+    shape = tuple_of(*(int_of(rng.choice((0, 1, 2, 25, -2, 10**9, 2**62))) for _ in range(rng.randrange(5))))
+    content = rng.choice((b"C\x40" + b"A" * 64, b"C\x00", b"](K\x01K\x02e", text_of("AAAA"), b"N"))
+    dtype = rng.choice((lie, dtype_of(word)))
+    array = name_of("numpy", "ndarray")
     twice = b"]\x94" + b"".join(b"0](h" + bytes([i]) + b"h" + bytes([i]) + b"e\x94" for i in range(40))
     return rng.choice(
         (
-            _name(f"{core}.multiarray", "scalar") + _tuple(dtype, content) + b"R",
-            _name(f"{core}.numeric", "_frombuffer") + _tuple(content, dtype, shape, _text(rng.choice("CFA"))) + b"R",
-            _name(f"{core}.multiarray", "_reconstruct")
-            + (_tuple(array, _tuple(_int(0)), b"C\x01b") + b"R" + _tuple(_int(1), shape, dtype, b"\x89", content) + b"b"),
-            array + _tuple(shape, dtype, content) + b"R",
+            name_of(f"{core}.multiarray", "scalar") + tuple_of(dtype, content) + b"R",
+            name_of(f"{core}.numeric", "_frombuffer") + tuple_of(content, dtype, shape, text_of(rng.choice("CFA"))) + b"R",
+            name_of(f"{core}.multiarray", "_reconstruct")
+            + (tuple_of(array, tuple_of(int_of(0)), b"C\x01b") + b"R")
+            + (tuple_of(int_of(1), shape, dtype, b"\x89", content) + b"b"),
+            array + tuple_of(shape, dtype, content) + b"R",
             array + shape + b"\x81",
-            _name("os", "system") + _tuple(_text("true")) + b"R",
-            _name("builtins", "bytearray") + _tuple(_int(2**31)) + b"R",
-            _name("_codecs", "encode") + _tuple(_text("a"), _text("rot13")) + b"R",
+            name_of("os", "system") + tuple_of(text_of("true")) + b"R",
+            name_of("builtins", "bytearray") + tuple_of(int_of(2**31)) + b"R",
+            name_of("_codecs", "encode") + tuple_of(text_of("a"), text_of("rot13")) + b"R",
             twice,
             b")" + b"\x85" * 500,
             b"]\x94h\x00a",
             b"\x8e" + struct.pack("<Q", 2**40) + b"abc",
             b"}(](K\x01eK\x01u",
             dtype,
-            _dtype("f8", b"}"),
+            dtype_of("f8", b"}"),
             b"K\x05Q",
         )
     )

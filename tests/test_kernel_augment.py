@@ -178,3 +178,26 @@ def test_refusals(monkeypatch):
     monkeypatch.delenv("HICLR_KERNELS", raising=False)
     with pytest.raises(ValueError, match="expected a contiguous float32 dataset"):
         apply_views(x.double(), ids, draws, **TABLES)
+
+
+@pytest.mark.parametrize("index", [[0, 2], [-1, 0], [0, 10**9]])
+def test_an_index_outside_of_the_data_is_refused(index, monkeypatch):
+    """The kernel itself looks at nothing: on the CPU this was a segmentation fault."""
+    monkeypatch.delenv("HICLR_KERNELS", raising=False)
+    x, ids = torch.randn(2, 3, 4, 25, 1), torch.arange(2)
+    draws = draw_views([ViewStrength()], ids, torch.tensor(0), seed=0, frames=4, joints=25)
+    with pytest.raises(IndexError, match="into 2 samples"):
+        apply_views(x, torch.tensor(index), draws, **TABLES)
+
+
+def test_joints_and_draws_that_do_not_fit_are_refused(monkeypatch):
+    monkeypatch.delenv("HICLR_KERNELS", raising=False)
+    x, ids = torch.randn(2, 3, 4, 25, 1), torch.arange(2)
+    draws = draw_views([ViewStrength(masked_joints=3)], ids, torch.tensor(0), seed=0, frames=4, joints=25)
+    for tables in (dict(TABLES, parents=(25, *NTU.parents[1:])), dict(TABLES, mirror=(*NTU.mirror[:-1], -1))):
+        with pytest.raises(ValueError, match="name joints that are not among 25"):
+            apply_views(x, ids, draws, **tables)
+    with pytest.raises(ValueError, match="do not fit"):
+        apply_views(x, ids[:1], draws, **TABLES)
+    with pytest.raises(ValueError, match="draws mask"):
+        apply_views(torch.randn(2, 3, 5, 25, 1), ids, draws, **TABLES)

@@ -1,20 +1,23 @@
 """Labels and subjects: numbers or names on the way in, numbers with a list of names inside; -1 where there is none."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import read_whole
 
 UNKNOWN = -1
+LARGEST = 1 << 24  # bytes of a list of names
 
 
 def numbers(names: np.ndarray) -> np.ndarray:
     """int64 where every name is a whole number."""
     try:
         return names.astype(np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         return names
 
 
@@ -54,10 +57,10 @@ def name_classes(label: np.ndarray, names: Sequence[str] | None, where: str) -> 
 def read_names(path: Path) -> list[str]:
     """The names in a text file, one a line; InputError where there are none or one is there twice."""
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        names = [line.strip() for line in read_whole(path, LARGEST).decode().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: no readable text ({error}); give a file with one class name a line") from None
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice or not names:
         what = f"{twice[0]!r} is there twice" if twice else "no name in it"
         raise InputError(f"{path}: {what}; give a file with one class name a line, of label 0 first")

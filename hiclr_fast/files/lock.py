@@ -58,6 +58,6 @@ class Lock:
 
 def _holder(file: Path) -> str:
     try:
-        return file.read_text()[:100] or "another process"
+        return file.read_text(errors="replace")[:100] or "another process"
     except OSError:
         return "another process"

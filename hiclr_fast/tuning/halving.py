@@ -21,6 +21,7 @@ from hiclr_fast.evaluation.protocols.knn import nearest
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
 from hiclr_fast.evaluation.spaces import SPACES, in_space, inner_folds, inner_groups
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.json_files import read_json
 from hiclr_fast.files.settings import as_plain, save_yaml
 from hiclr_fast.models.load import CHECKPOINT
 from hiclr_fast.pretraining.config import PretrainConfig
@@ -92,7 +93,7 @@ def score_one(config: PretrainConfig, data: Packed, run: Path) -> dict[str, floa
     """Trains to the end and judges; None when a signal stopped it. What is done already is not done again."""
     file = run / "inner.json"
     if file.is_file():
-        return json.loads(file.read_text())
+        return read_json(file)
     config = replace(config, out=run, data=data.path, knn_every=0)
     trainer = resume(config, data, run) if (run / CHECKPOINT).is_file() else start(config, data, run)
     if not train(trainer, run):

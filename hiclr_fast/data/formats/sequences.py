@@ -25,17 +25,21 @@ import numpy as np
 
 from hiclr_fast.data.convert import Conversion, Report, convert
 from hiclr_fast.data.formats.recording import Recording
-from hiclr_fast.data.labels import name_classes
+from hiclr_fast.data.labels import LARGEST, name_classes
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
-from hiclr_fast.skeletons import LAYOUTS, Layout, get_layout
+from hiclr_fast.files.archives import read_whole
+from hiclr_fast.skeletons import LAYOUTS, Layout
 from hiclr_fast.skeletons.known import own_name
 
 
 def find_layout(arrays: dict[str, np.ndarray], where: str) -> Layout:
     """The layout named or described in a sequences file."""
     if "layout" in arrays:
-        return get_layout(str(arrays["layout"]))
+        name = str(arrays["layout"])
+        if name not in LAYOUTS:  # a file does not choose which other file is read
+            raise InputError(f"{where}: unknown joint layout {name[:60]!r}, expected one of {', '.join(LAYOUTS)}, or `parents`")
+        return LAYOUTS[name]
     if "parents" not in arrays:
         raise InputError(f"{where}: neither `layout` nor `parents`; add one, or give --layout: bones and the graph come from it")
     parents = arrays["parents"].tolist()
@@ -46,7 +50,7 @@ def find_layout(arrays: dict[str, np.ndarray], where: str) -> Layout:
         raise InputError(f"{where}: `parents` match no known layout, so `center_joint` is needed too")
     keys = {"left_joints": "left", "right_joints": "right", "shoulders": "shoulders", "joint_names": "joint_names"}
     described = {field: arrays[key].tolist() for key, field in keys.items() if key in arrays}
-    described |= {"parents": parents, "center": arrays["center_joint"].item()}
+    described |= {"parents": parents, "center": arrays["center_joint"].tolist()}
     if "layout_name" in arrays:
         described["name"] = str(arrays["layout_name"])
     return own_name(Layout.from_dict(described, where), where)
@@ -64,7 +68,9 @@ def check_sequences(arrays: dict[str, np.ndarray], layout: Layout, where: str) -
         )
     if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "iu" or offsets[0] != 0 or offsets[-1] != len(frames):
         raise InputError(f"{where}: offsets must rise from 0 to {len(frames)} frames, without empty sequences")
-    if (np.diff(offsets) <= 0).any():
+    if frames.ndim == 4 and frames.shape[3] < 1:
+        raise InputError(f"{where}: frames {frames.shape} of no body")
+    if (np.diff(offsets.astype(np.int64)) <= 0).any():
         raise InputError(f"{where}: offsets must rise from 0 to {len(frames)} frames, without empty sequences")
     n = len(offsets) - 1
     for name, kinds in (("label", "iuU"), ("name", "U"), ("subject", "iuU"), ("view", "iu")):
@@ -73,6 +79,8 @@ def check_sequences(arrays: dict[str, np.ndarray], layout: Layout, where: str) -
         if name in arrays and arrays[name].dtype.kind not in kinds:
             expected = " or ".join(KINDS[k] for k in kinds if k in KINDS)
             raise InputError(f"{where}: {name} is {arrays[name].dtype}, expected {expected}")
+        if name in arrays and arrays[name].dtype.kind in "iu" and n and arrays[name].max() > np.iinfo(np.int32).max:
+            raise InputError(f"{where}: {name} {arrays[name].max()}, expected at most {np.iinfo(np.int32).max}")
     expected = (*frames.shape[:2], *frames.shape[3:])
     if "score" in arrays and (arrays["score"].shape != expected or arrays["score"].dtype.kind != "f"):
         raise InputError(f"{where}: score {arrays['score'].dtype} {arrays['score'].shape}, expected float {expected}")
@@ -143,7 +151,7 @@ def train_rows(columns: dict[str, np.ndarray], rule: str, where: str) -> np.ndar
         return np.isin(there, wanted)
     if not Path(rule).is_file():
         raise InputError(f"--train-by {rule}: neither subject=.., view=.., all, nor a file of training names")
-    wanted_names = set(Path(rule).read_text().split())
+    wanted_names = set(read_whole(Path(rule), LARGEST).decode(errors="replace").split())
     unknown_names = wanted_names - set(columns["name"].tolist())
     if unknown_names:
         raise InputError(f"--train-by {rule}: {min(unknown_names)!r} is no name in {where}")

@@ -77,9 +77,10 @@ def check_sizes(x: Tensor, index: Tensor, draws: Draws) -> None:
     n, views = len(index), len(draws.masked)
     if index.dtype != torch.int64 or index.dim() != 1 or draws.rows.shape[:2] != (n, views):
         raise ValueError(f"index {index.dtype} {tuple(index.shape)} and draws of {tuple(draws.rows.shape[:2])} views: do not fit")
-    if draws.keep is not None and (len(draws.keep) != views or draws.keep.shape[2:] != x.shape[2:4]):
-        raise ValueError(f"draws mask {tuple(draws.keep.shape)}, expected ({views}, 1 or {n}, {x.shape[2]}, {x.shape[3]})")
-    if draws.noise is None and draws.sample.shape != (n,):
+    keep = draws.keep
+    if keep is not None and (len(keep) != views or keep.shape[1] not in (1, n) or keep.shape[2:] != x.shape[2:4]):
+        raise ValueError(f"draws mask {tuple(keep.shape)}, expected ({views}, 1 or {n}, {x.shape[2]}, {x.shape[3]})")
+    if draws.noise is None and draws.sample is not None and draws.sample.shape != (n,):
         raise ValueError(f"draws of samples {tuple(draws.sample.shape)}, expected ({n},)")
     if x.device.type == "cpu" and n and not 0 <= int(index.min()) <= int(index.max()) < len(x):
         raise IndexError(f"index from {int(index.min())} to {int(index.max())} into {len(x)} samples")
