@@ -74,6 +74,7 @@ def test_the_same_step_twice_is_bit_equal(monkeypatch):
     assert all(torch.equal(t, states[1][name]) for name, t in states[0].items())
 
 
+@pytest.mark.long
 def test_twins_over_32_steps(monkeypatch):
     """Kernels against reference, a short encoder: losses, queue, parameters."""
     models, losses = {}, {}
@@ -93,7 +94,7 @@ def test_twins_over_32_steps(monkeypatch):
             assert torch.equal(a, b), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recorded_step(golden, monkeypatch):
     """A step of the official processor through the kernels, queries and key in one batch: losses, rows, every gradient."""
     from test_contrast import WEIGHTS as official_weights
@@ -120,7 +121,7 @@ def test_the_recorded_step(golden, monkeypatch):
     assert compared > 80
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recorded_dsta_net(golden, monkeypatch):
     """Its evaluation takes torch's operations; in training, with batch norm of the recorded statistics' batch, the kernels agree
     with the reference on the recorded input."""
