@@ -57,3 +57,15 @@ def test_numba_leaves_the_number_of_torch_threads_as_it_is():
     environment = os.environ | {"PYTHONPATH": str(KERNELS), "NUMBA_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split()[-1] == "1"
+
+
+def test_it_says_once_that_it_compiles(tmp_path, monkeypatch, capsys):
+    """To a person who waits, and only where something is compiled."""
+    from hiclr_kernels import jit
+
+    monkeypatch.setattr(jit, "_folder", lambda source: str(tmp_path))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    jit._say_once.cache_clear()
+    add = jit.compiled()(lambda x: x + 1)
+    assert (add(1), add(1.5)) == (2, 2.5)
+    assert capsys.readouterr().err.count("numba compiles the CPU kernels, once") == 1

@@ -72,6 +72,15 @@ class Contract:
                 "graph of a network belongs to its joints: pretrain on that skeleton, or prepare the data with the same joints"
             )
 
+    def check_space(self, space: Space, where: str, what: str) -> None:
+        """InputError when the three numbers of a joint mean something else in `where`; sizes may differ."""
+        mine, theirs = ((s.unit, s.third) for s in (self.space, space))
+        if mine != theirs:
+            raise InputError(
+                f"{what} was trained on coordinates with unit {mine[0]} and third {mine[1]}, {where} has {theirs[0]} and "
+                f"{theirs[1]}; prepare the data in the same way, or pretrain on it"
+            )
+
     def row(
         self, frames: np.ndarray, where: str, score: np.ndarray | None = None, image: tuple[float, float] | None = None
     ) -> np.ndarray:

@@ -84,6 +84,7 @@ class Candidate:
         theirs, contract = self.weights.config.layout, self.weights.contract
         if contract is not None:
             contract.check_layout(self.data.layout, str(self.data.path), str(self.checkpoint))
+            contract.check_space(self.data.space, str(self.data.path), str(self.checkpoint))
         elif theirs not in (None, self.data.layout.name):
             raise InputError(
                 f"{self.checkpoint} was trained on layout {theirs}, {self.data.path} has {self.data.layout.name}; the graph "

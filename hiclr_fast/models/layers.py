@@ -1,13 +1,12 @@
 """Layers that a CPU step would otherwise spend most of its time in, and batch norm with statistics per view."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from hiclr_kernels import batch_norm as kernel
-from hiclr_kernels.backend import choose_backend
+from hiclr_kernels.backend import choose_backend, forced
 from hiclr_kernels.batch_norm.parts import After, Norm, Rule
 from torch import Tensor, nn
 
@@ -170,7 +169,7 @@ def new_seeds(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def plain() -> bool:
     """Whether torch's own operations are wanted: under torch.compile, which fuses them, or by HICLR_KERNELS=reference."""
-    return torch.compiler.is_compiling() or os.environ.get("HICLR_KERNELS") == "reference"
+    return torch.compiler.is_compiling() or forced() == "reference"
 
 
 @contextmanager

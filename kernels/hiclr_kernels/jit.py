@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,14 +39,24 @@ def _folder(source: Path) -> str | None:
     return None
 
 
+@functools.cache
+def _say_once() -> None:
+    """For whoever sits before it: a first progress bar would else tell of an hour."""
+    if sys.stderr.isatty():
+        print("note: numba compiles the CPU kernels, once; this takes up to a minute", file=sys.stderr)
+
+
 class _Cache(FunctionCache):
     """A disk that is full or refuses costs the compilation, not the run."""
 
     def load_overload(self, *args):
         try:
-            return super().load_overload(*args)
+            found = super().load_overload(*args)
         except (OSError, EOFError, pickle.UnpicklingError):
-            return None
+            found = None
+        if found is None:
+            _say_once()
+        return found
 
     def save_overload(self, *args):
         with suppress(OSError):
