@@ -122,7 +122,7 @@ def cases():
                 other_size = device == "cuda" and kw is not None and (batch == 32 or (batch == 4096 and not kw.get("amp")))
                 if eager_twin or other_size:
                     continue
-                full = device == "cpu" and variant not in ("official_style", "step", "step_amp")
+                full = device == "cpu" and (batch > 32 or variant not in ("official_style", "step", "step_amp"))
                 marks = [pytest.mark.gpu] * (device == "cuda") + [pytest.mark.full] * full
                 yield pytest.param(device, batch, variant, id=f"{device}-{batch}-{variant}", marks=marks)
     yield pytest.param("cuda", None, "step_amp", id="cuda-largest-step_amp", marks=pytest.mark.gpu)
