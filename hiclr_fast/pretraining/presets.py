@@ -16,6 +16,7 @@ from hiclr_fast.skeletons import STREAMS
 
 SMALL: dict[str, Any] = dict(
     init="torch",
+    pool="parts",
     dropout=0.0,
     queue_size=512,
     momentum=0.99,
