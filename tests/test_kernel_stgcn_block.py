@@ -119,7 +119,7 @@ def compare(got, want, bar):
 @pytest.mark.parametrize(("name", "folded"), [*((name, 32) for name in CASES), ("middle", 4), ("last", 4)])
 def test_float32(kernels, monkeypatch, name, folded):
     monkeypatch.setattr(graph, "FOLDED", folded)
-    monkeypatch.setattr(graph, "WIDE_DTYPES", (torch.float32,))
+    monkeypatch.setattr(graph, "TILED_DTYPES", (torch.float32,))
     case = CASES[name]
     want = outcome(reference.stgcn_block, case, torch.float32, torch.float64)
     compare(outcome(ours, case, torch.float32), want, lambda _: 1e-5)

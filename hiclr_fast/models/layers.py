@@ -121,27 +121,18 @@ def normalised_rows(
     return out if pooled else out.view(x.shape)
 
 
-class _ZeroGradient(torch.autograd.Function):
-    """y, with a gradient of zero to a bias that it contains."""
-
-    @staticmethod
-    def forward(ctx, y, bias):
-        ctx.save_for_backward(bias)
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, torch.zeros_like(ctx.saved_tensors[0])
+Weights = dict[nn.Conv2d, tuple[Tensor, Tensor]]
 
 
-def front_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The convolution of rows (R, T, V, C) contiguous, in front of a batch norm: its bias's gradient is zero by algebra."""
+def front_conv(x: Tensor, conv: nn.Conv2d, weights: Weights) -> Tensor:
+    """The convolution of rows (R, T, V, C) contiguous, in front of a batch norm: its bias's gradient is zero by algebra.
+
+    weights: of `conv`, from `cast_all`, which gives the bias that gradient.
+    """
+    weight, bias = weights[conv]
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
-        y = F.linear(x, conv.weight.flatten(1), conv.bias.detach())
-    else:
-        y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias.detach(), conv.stride, conv.padding)
-        y = rows_of(y)
-    return _ZeroGradient.apply(y, conv.bias)
+        return F.linear(x, weight.flatten(1), bias.detach())
+    return rows_of(F.conv2d(x.permute(0, 3, 1, 2), weight, bias.detach(), conv.stride, conv.padding))
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

@@ -33,7 +33,7 @@ def forward_kernel(
                 y = tl.reshape(tl.dot(a, tile, input_precision="ieee").to(tile.dtype), (J * F, CB))
                 ok = (c + ci < C)[:, None] & (own < D)[None, :]
                 w = tl.load(weight + (k * D + own)[None, :] * C + (c + ci)[:, None], ok, other=0.0)
-                acc = tl.dot(y, w, acc, input_precision="ieee")
+                acc = tl.dot(y, w.to(y.dtype), acc, input_precision="ieee")
         at, ok = _rows(z, r.to(tl.int64) * T * (V * D), first, d, T, V, D, J, F, DB)
         tl.store(at, acc.to(z.dtype.element_ty), ok)
 
@@ -57,7 +57,7 @@ def input_kernel(
                 at, ok = _rows(dz, r.to(tl.int64) * T * (V * D), first, d, T, V, D, J, F, DB)
                 ok_w = (d + di < D)[:, None] & (c + ci < C)[None, :]
                 w = tl.load(weight + (k * D + d + di)[:, None] * C + (c + ci)[None, :], ok_w, other=0.0)
-                y = tl.dot(tl.load(at, ok, other=0.0), w, y, input_precision="ieee")
+                y = tl.dot(tl.load(at, ok, other=0.0), w.to(tile.dtype), y, input_precision="ieee")
             y = tl.reshape(y.to(tile.dtype), (J, F * CB))
             a = _edges(edges, r, k, v[:, None], v[None, :], K, V, J).to(tile.dtype)  # (v, w)
             acc = tl.dot(a, y, acc, input_precision="ieee")

@@ -23,11 +23,11 @@ class _RowGraphConv(torch.autograd.Function):
         from hiclr_kernels.graph_conv import gpu, row_kernels
 
         (rows, frames, joints, channels), (subsets, out, _) = x.shape, weight.shape
-        cut, given = gpu.wide_tile(subsets, joints, channels, out), weight.to(x.dtype)
+        cut = gpu.wide_tile(subsets, joints, channels, out)
         z = torch.empty(rows, frames, joints, out, dtype=x.dtype, device=x.device)
         with torch.cuda.device_of(x):
             row_kernels.forward_kernel[rows, triton.cdiv(out, cut["DB"])](
-                x, edges, given, bias, z, frames, **cut, num_warps=gpu.FORWARD_WARPS, num_stages=1
+                x, edges, weight, bias, z, frames, **cut, num_warps=gpu.FORWARD_WARPS, num_stages=1
             )  # fmt: skip
         ctx.save_for_backward(x, edges, weight)
         return z
@@ -41,16 +41,16 @@ class _RowGraphConv(torch.autograd.Function):
         x, edges, weight = ctx.saved_tensors
         (rows, frames, joints, channels), (subsets, out, _) = x.shape, weight.shape
         cut, narrow = (gpu.wide_tile(subsets, joints, channels, out, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
-        given, dz = weight.to(x.dtype), grad.contiguous()
+        dz = grad.contiguous()
         blocks = triton.cdiv(channels, cut["CB"]), triton.cdiv(out, cut["DB"])
         dx, shares = torch.empty_like(x), max(1, min(gpu.SHARES // subsets, rows))
         d_edges = torch.empty(blocks[0], *edges.shape, dtype=torch.float32, device=x.device)
         part = torch.empty(shares, *weight.shape, dtype=torch.float32, device=x.device)
         with torch.cuda.device_of(x):
             options = dict(num_warps=gpu.WARPS, num_stages=1)
-            row_kernels.input_kernel[rows, blocks[0]](dz, x, edges, given, dx, d_edges, rows, frames, **narrow, **options)
+            row_kernels.input_kernel[rows, blocks[0]](dz, x, edges, weight, dx, d_edges, rows, frames, **narrow, **options)
             row_kernels.weight_kernel[shares, subsets, blocks[0] * blocks[1]](dz, x, edges, part, rows, frames, **cut, **options)
-        return dx, d_edges[0] if blocks[0] == 1 else d_edges.sum(0), part.sum(0), weight.new_zeros(out)
+        return dx, d_edges[0] if blocks[0] == 1 else d_edges.sum(0), part.sum(0), weight.new_zeros(out) if ctx.needs_input_grad[3] else None
 
 
 def row_graph_conv_reference(x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -41,9 +41,9 @@ def _project(x: Tensor, blocks: Sequence, split: int, plan) -> Tensor:
     return z
 
 
-def _end(z2: Tensor, known, rows: Tensor, blocks: Sequence, groups: int, split: int, plan) -> tuple[Tensor, list[Tensor | None]]:
+def _end(z2: Tensor, part, rows: Tensor, blocks: Sequence, groups: int, split: int, plan) -> tuple[Tensor, list[Tensor | None]]:
     """y of the rows of these groups, and what the backward pass needs: z2, z3 and their statistics."""
-    stats2 = norm.statistics(_rows(z2, groups), [b.norm2 for b in blocks], plan.rule, split, known)
+    stats2 = norm.statistics(_rows(z2, groups), [b.norm2 for b in blocks], plan.rule, split, part)
     z3 = stats3 = second = None
     if blocks[0].norm3 is not None:
         z3 = _project(rows, blocks, len(rows) * split // groups, plan)
@@ -60,29 +60,29 @@ def _end(z2: Tensor, known, rows: Tensor, blocks: Sequence, groups: int, split: 
 def forward(rows: Tensor, adjacency: Tensor, blocks: Sequence, plan) -> tuple[Tensor, list[Tensor | None]]:
     groups, split = plan.groups, plan.split
     own = len(rows) * split // groups
-    z1, folded = graph.forward(_frames(rows, groups), adjacency, [_graph_weights(b) for b in blocks], split)
+    z1, folded, moments = graph.forward(_frames(rows, groups), adjacency, [_graph_weights(b) for b in blocks], split)
     z1 = z1.view(*rows.shape[:3], -1)
-    stats1 = norm.statistics(_rows(z1, groups), [b.norm1 for b in blocks], plan.rule, split)
-    parts, known = temporal_part.forward(z1, stats1, blocks, plan)
+    stats1 = norm.statistics(_rows(z1, groups), [b.norm1 for b in blocks], plan.rule, split, moments)
+    parts, moments, band = temporal_part.forward(z1, stats1, blocks, plan)
     if len(parts) == 1:
-        y, saved = _end(parts[0], known, rows, blocks, groups, split, plan)
+        y, saved = _end(parts[0], moments, rows, blocks, groups, split, plan)
     else:  # joining them would cost a read and a write
-        y, saved = _end(parts[0], known, rows[:own], blocks[:1], split, split, plan)
+        y, saved = _end(parts[0], moments, rows[:own], blocks[:1], split, split, plan)
         seed = plan.after.seed  # positions start again: other draws than the first group's
         theirs = plan._replace(after=plan.after._replace(seed=None if seed is None else seed + 1))
-        y = torch.cat([y, _end(parts[1], known, rows[own:], blocks[1:], groups - split, groups - split, theirs)[0]])
+        y = torch.cat([y, _end(parts[1], moments, rows[own:], blocks[1:], groups - split, groups - split, theirs)[0]])
     widens = z1.shape[-1] > rows.shape[-1]
     z2, z3, stats2, stats3 = saved
-    matrix = None if folded is None else folded.matrix[0]
-    return y, [None if widens else z1[:own], z2, z3, stats1, stats2, stats3, matrix]
+    folded = (None, None) if folded is None else (folded.matrix[:1], folded.column[:1])
+    return y, [None if widens else z1[:own], z2, z3, stats1, stats2, stats3, *folded, band]
 
 
 def backward(grad: Tensor, x: Tensor, adjacency: Tensor, saved: Sequence, block, plan, want: bool) -> tuple[Tensor | None, tuple]:
-    z1, z2, z3, stats1, stats2, stats3, matrix = saved
+    z1, z2, z3, stats1, stats2, stats3, matrix, column, band = saved
     groups, own, rule = plan.split, _graph_weights(block), plan.rule
-    folded = None if matrix is None else graph.Folded(matrix[None], None)
+    folded = None if matrix is None else graph.Folded(matrix, column)
     if z1 is None:
-        z1 = graph.forward(_frames(x, groups), adjacency, (own,), groups)[0].view(*x.shape[:3], -1)
+        z1 = graph.forward(_frames(x, groups), adjacency, (own,), groups, folded, moments=False)[0].view(*x.shape[:3], -1)
     second = None
     if z3 is not None:
         second = Operand(_rows(z3, groups), stats3)
@@ -98,9 +98,9 @@ def backward(grad: Tensor, x: Tensor, adjacency: Tensor, saved: Sequence, block,
         weights = block.norm2.weight, None if block.norm3 is None else block.norm3.weight
         h, before, back2, back3 = norm.backward(grad, end, second, plan.after, weights, rule, plan.pooled, front=True)
         fold = None
-    d = temporal_part.backward(h.view(z2.shape), fold, z1, stats1, block, plan)
+    d = temporal_part.backward(h.view(z2.shape), fold, z1, stats1, block, plan, band)
     back1 = norm.coefficients(d.part, block.norm1.weight, stats1, z1.numel() // z1.shape[-1] // groups, rule.mean_of)
-    dz1, sums = graph.spread(_frames(d.h, groups), _frames(z1, groups), stats1, back1, d.slope)
+    dz1, part = graph.spread(_frames(d.h, groups), _frames(z1, groups), stats1, back1, d.slope)
     project = None, None, None, None
     onto = before
     if z3 is not None:
@@ -108,7 +108,7 @@ def backward(grad: Tensor, x: Tensor, adjacency: Tensor, saved: Sequence, block,
         onto = dz3 @ block.project_weight.to(x.dtype) if want else None
         project = dz3.T @ given.view(-1, x.shape[-1]), back3.front, back3.weight, back3.bias
     strided = z3 is not None and plan.stride > 1
-    dx, d_graph = graph.backward(dz1, sums, _frames(x, groups), adjacency, own, folded, None if strided else onto)
+    dx, d_graph = graph.backward(dz1, part, _frames(x, groups), adjacency, own, folded, None if strided else onto)
     dx = dx.view(x.shape)
     if strided and want:
         dx[:, :: plan.stride] += onto.view(given.shape)

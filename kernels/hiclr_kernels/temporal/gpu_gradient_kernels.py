@@ -1,4 +1,4 @@
-"""Triton kernels of the temporal convolution, backward: gradient to the inputs, to the weights, and sums in fixed order.
+"""Triton kernels of the temporal convolution, backward: gradient to the inputs with its sums, gradient to the weights.
 
 Tiles and band matrix as in `gpu_kernels.py`. A tile of g (F frames of z1) needs the NF frames of d loss / d z2 from t0 / STRIDE -
 LEAD on. The gradient of the weights multiplies the forward pass's two matrices the other way round: a band matrix again, whose
@@ -177,7 +177,7 @@ def weights_kernel(
         tl.store(place + 2 * BI * N, d2)
 
 
-@triton.jit(do_not_specialize=["sets", "programs", "lanes", "size"])
+@triton.jit(do_not_specialize=["sets", "programs", "lanes", "size", "to_set", "to_out", "to_in", "to_tap"])
 def diagonals_kernel(
     part_ptr,  # (programs, I, F * OB)
     dw_ptr,  # (S, O, C, K)
@@ -185,6 +185,10 @@ def diagonals_kernel(
     programs,
     lanes,  # programs of one group
     size,  # of dw
+    to_set,  # its strides
+    to_out,
+    to_in,
+    to_tap,
     C: tl.constexpr,
     CP: tl.constexpr,
     O: tl.constexpr,
@@ -207,24 +211,4 @@ def diagonals_kernel(
         for f in tl.static_range(F):
             inner = ((k + STRIDE * f) * CP + c) * (F * OB) + f * OB + o
             total += tl.sum(tl.load(at + inner[None, :], mine, other=0.0), 0)
-    tl.store(dw_ptr + ((which * O + o) * C + c) * K + k, total, e < size)
-
-
-@triton.jit(do_not_specialize=["parts"])
-def sums_kernel(
-    part_ptr,  # (G, parts, W)
-    out_ptr,  # (G, programs, W)
-    parts,
-    W: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    CHUNK: tl.constexpr,  # parts a program
-    BLOCK: tl.constexpr,  # parts at a time
-):
-    """Adds up to CHUNK partial sums in fixed order, in double."""
-    group, w = tl.program_id(1), tl.program_id(2) * BLOCK_W + tl.arange(0, BLOCK_W)
-    total = tl.zeros((BLOCK_W,), tl.float64)
-    for start in range(0, CHUNK, BLOCK):
-        part = tl.program_id(0) * CHUNK + start + tl.arange(0, BLOCK)
-        at = part_ptr + ((group * parts + part).to(tl.int64) * W)[:, None] + w[None, :]
-        total += tl.sum(tl.load(at, (part < parts)[:, None], other=0.0).to(tl.float64), 0)
-    tl.store(out_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * W + w, total)
+    tl.store(dw_ptr + which * to_set + o * to_out + c * to_in + k * to_tap, total, e < size)

@@ -6,7 +6,6 @@ import torch
 
 MAX_CHANNELS = 128
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-CHUNK = 256  # partial moments or sums that one program joins
 
 
 class Tile(NamedTuple):

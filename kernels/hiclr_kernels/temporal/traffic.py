@@ -1,25 +1,16 @@
 """Bytes that every launch of the temporal kernels reads and writes, from shapes alone: each value counted once.
 
 Frames that several programs read are in cache after the first; what a kernel passes on to the next counts as written and as read,
-although small buffers stay in cache.
+although small buffers stay in cache. Partial moments and sums are written; who joins them is not of this folder.
 """
 
 import torch
 
 from hiclr_kernels.temporal.reference import out_frames
-from hiclr_kernels.temporal.tiles import CHUNK, cdiv, forward_config, inputs_config, lane_count, weights_config
+from hiclr_kernels.temporal.tiles import cdiv, forward_config, inputs_config, lane_count, weights_config
 
 Launch = tuple[str, int, int]  # kernel, bytes read, bytes written
 WIDE = 4  # bytes of a float32: weights, coefficients, partial results
-
-
-def _tree(name: str, groups: int, parts: int, width: int) -> list[Launch]:
-    launches = []
-    while not launches or parts > 1:
-        joined = cdiv(parts, CHUNK)
-        launches.append((name, groups * parts * width * WIDE, groups * joined * width * WIDE))
-        parts = joined
-    return launches
 
 
 def traffic(
@@ -45,14 +36,13 @@ def traffic(
         tile, constants = forward_config(*shape)
         parts, width, matrix = tiles(tile, frames_out), 3 * constants["OB"], band(constants)
         convolution = ("forward", z1 + matrix + affine + sets * c_out * WIDE, z2 + groups * parts * width * WIDE)
-        return [("band", weight, matrix), convolution, *_tree("moments", groups, parts, width)]
+        return [("band", weight, matrix), convolution]
     upstream = z2 * (1 + fold) + 3 * groups * c_out * WIDE * fold
     tile, constants = inputs_config(*shape, fold)
     parts, width, matrix = tiles(tile, frames), 2 * constants["OB"], band(constants)
     center = groups * c_in * WIDE
     launches = [("band", weight, matrix)]
     launches += [("inputs", upstream + z1 + matrix + affine + center, z1 + groups * parts * width * WIDE)]
-    launches += _tree("sums", groups, parts, width) if parts > 1 else []
     tile, constants = weights_config(*shape, fold)
     lanes = lane_count(groups, tiles(tile, frames_out), constants["STEPS"] // constants["HELD"], slots)
     parts = groups * lanes * constants["STEPS"] * tile.BI * tile.F * constants["OB"] * WIDE
