@@ -57,7 +57,8 @@ def compile_all(capability: int) -> dict:
         add(f"wide_weight {dtype} {c} {d}", wide_kernels.weight_kernel, dtype, cut, 1)
         add(f"finish {dtype} {c} {d}", wide_kernels.finish_kernel, dtype, gpu.finish_tile(SUBSETS, JOINTS, c, d))
     for dtype, c, d in ROWS:
-        cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
+        steps = dict(TO_K=c, TO_D=SUBSETS * c)
+        cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) | steps for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
         add(f"row_forward {dtype} {c} {d}", row_kernels.forward_kernel, dtype, cut, 1, gpu.FORWARD_WARPS, bias=f"*{dtype}")
         add(f"row_input {dtype} {c} {d}", row_kernels.input_kernel, dtype, narrow, 1)
         add(f"row_weight {dtype} {c} {d}", row_kernels.weight_kernel, dtype, cut, 1)
@@ -65,8 +66,8 @@ def compile_all(capability: int) -> dict:
         cut = attention.config(JOINTS, SUBSETS, channels)
         add(f"scores {dtype} {channels}", attention.scores_kernel, dtype, cut, 1)
         add(f"gradient {dtype} {channels}", attention.gradient_kernel, dtype, cut, 1, grad="*fp32")
-    heads = "x weight1 bias1 weight2 bias2 other1 bias1_other other2 bias2_other q inverse grad dx d_weight1 d_bias1 d_weight2 d_bias2"
-    heads = dict.fromkeys(heads.split(), "*fp32")
+    heads = "x weight1 bias1 weight2 bias2 other1 bias1_other other2 bias2_other q inverse grad dx"
+    heads = dict.fromkeys(f"{heads} d_weight1 d_bias1 d_weight2 d_bias2".split(), "*fp32")
     for dtype, *sizes in (("bf16", 256, 256, 128), ("fp32", 256, 256, 128), ("bf16", 256, 256, 256)):
         types = heads | dict.fromkeys(("hidden", "dy", "dh"), f"*{dtype}")
         cut, name = projection.rows_tile(*sizes), f"{dtype} {sizes[2]}"

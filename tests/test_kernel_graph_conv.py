@@ -87,7 +87,7 @@ def test_edges_of_every_row(monkeypatch, channels, out, dtype):
     monkeypatch.setattr(gpu, "BLOCKS", (32, 16))
     g = torch.Generator().manual_seed(0)
     x, edges = torch.randn(3, 5, 17, channels, generator=g).to(dtype), torch.randn(3, 3, 17, 17, generator=g)
-    weight, bias = torch.randn(3, out, channels, generator=g) / channels**0.5, torch.randn(out, generator=g)
+    weight, bias = torch.randn(out, 3, channels, generator=g).transpose(0, 1) / channels**0.5, torch.randn(out, generator=g)
     grad = torch.randn(3, 5, 17, out, generator=g).to(dtype)
     results = []
     for function, wide in ((row_graph_conv, dtype), (row_graph_conv_reference, torch.float64), (row_graph_conv_reference, dtype)):

@@ -27,7 +27,7 @@ BUDGET = {
     ("forward", 2, 64): (181, 166, 168),
     ("inputs", 2, 64): (208, 205, 192),
     ("weights", 2, 64): (255, 157, 100),
-    ("forward", 2, 128): (128, 144, 110),
+    ("forward", 2, 128): (128, 144, 112),
     ("inputs", 2, 128): (243, 252, 186),
     ("weights", 2, 128): (202, 198, 121),
     ("forward", 4, 16): (93, 72, 80),
@@ -53,7 +53,8 @@ def compile_all(capability: int) -> dict:
     used = {}
 
     def add(name, kernel, element, constants, options):
-        given = {**dict.fromkeys("h z2 z1 g band".split(), f"*{element}"), **wide, "weight": "*fp32", "weight2": "*fp32", "gradient": f"*{element}"}
+        given = dict.fromkeys("h z2 z1 g band gradient".split(), f"*{element}")
+        given |= wide | dict(weight="*fp32", weight2="*fp32")
         names = [p.name for p in kernel.params if p.name not in constants]
         types = {n: given[n.removesuffix("_ptr")] if n.endswith("_ptr") else whole[n] for n in names}
         used[name] = compile_kernel(kernel, types, constants, options, capability)

@@ -17,7 +17,17 @@ from hiclr_kernels.graph_conv.rows import row_graph_conv
 from torch import Tensor, nn
 
 from hiclr_fast.models.encoder import PooledEncoder, projector
-from hiclr_fast.models.layers import BatchNorm, Dropout, Weights, front_conv, normalised_rows, on_triton, rows_of, working_dtype
+from hiclr_fast.models.layers import (
+    BatchNorm,
+    Dropout,
+    Weights,
+    front_conv,
+    new_seeds,
+    normalised_rows,
+    on_triton,
+    rows_of,
+    working_dtype,
+)
 from hiclr_fast.models.pooling import pool_rows
 from hiclr_fast.views.strong import Edges, add_attention_edges, drop_edges
 
@@ -85,8 +95,11 @@ class Block(nn.Module):
             return attention
         return add_attention_edges(drop_edges(attention, edges.kept, edges.rate), edges.added)
 
-    def fused(self, x: Tensor, edges: Edges | None, weights: Weights, bodies: int = 0) -> Tensor:
-        """`forward` in training by the Triton passes: (R, T, V, C) -> (R, T', V, C'); with bodies the pooled (N, C') instead."""
+    def fused(self, x: Tensor, edges: Edges | None, weights: Weights, seed: Tensor | None = None, bodies: int = 0) -> Tensor:
+        """`forward` in training by the Triton passes: (R, T, V, C) -> (R, T', V, C'); with bodies the pooled (N, C') instead.
+
+        seed: of the dropout; None: drawn here.
+        """
         attention = self.maps(x.permute(0, 3, 1, 2), edges, weights)
         conv, norm = self.out
         weight = conv.weight.view(len(conv.bias), SUBSETS, -1).permute(1, 0, 2)
@@ -98,7 +111,7 @@ class Block(nn.Module):
         shortcut, own = y, None
         if not isinstance(self.down_t, nn.Identity):
             shortcut, own = front_conv(y, self.down_t[0], weights), self.down_t[1]
-        return normalised_rows(shortcut, own, z, self.temporal[1], dropout=self.dropout, slope=SLOPE, pooled=pooled)
+        return normalised_rows(shortcut, own, z, self.temporal[1], dropout=self.dropout, seed=seed, slope=SLOPE, pooled=pooled)
 
     @staticmethod
     def _joined(y: Tensor, norm: BatchNorm, x: Tensor, down: nn.Module, weights: Weights) -> Tensor:
@@ -181,9 +194,10 @@ class DSTA(PooledEncoder):
         if self.training and on_triton(x):
             x, weights = x.permute(0, 4, 2, 3, 1).flatten(0, 1).contiguous(), cast_convolutions(self, working_dtype(x))
             x = normalised_rows(front_conv(x, self.proj, weights), self.bn, None, None, slope=SLOPE)
-            for own, block in zip(edges, self.blocks, strict=True):
+            seeds = new_seeds(x, (len(self.blocks),))
+            for own, block, seed in zip(edges, self.blocks, seeds, strict=True):
                 last = self.plainly_pooled and block is self.blocks[-1]
-                x = block.fused(x, own, weights, bodies if last else 0)
+                x = block.fused(x, own, weights, seed, bodies if last else 0)
             if self.plainly_pooled:
                 return x
             x = x.permute(0, 3, 1, 2)

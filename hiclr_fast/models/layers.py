@@ -107,6 +107,7 @@ def normalised_rows(
     norm_y: BatchNorm | None,
     *,
     dropout: "Dropout | None" = None,
+    seed: Tensor | None = None,
     slope: float = 1.0,
     pooled: int = 0,
     dtype: torch.dtype | None = None,
@@ -117,7 +118,7 @@ def normalised_rows(
         raise ValueError(f"{len(x)} rows do not divide into {either.groups} groups")
     x1, x2 = (None if t is None else t.reshape(either.groups, -1, t.shape[-1]) for t in (x, y))
     norms = (None if n is None else n.as_kernel() for n in (norm, norm_y))
-    out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout), pooled=pooled, dtype=dtype)
+    out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout, seed), pooled=pooled, dtype=dtype)
     return out if pooled else out.view(x.shape)
 
 

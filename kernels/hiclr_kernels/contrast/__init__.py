@@ -46,10 +46,13 @@ def _(q, key, queue, temperature, weights, topk, backend, half):
 
 def _save_gradient(ctx, inputs, output):
     ctx.save_for_backward(output[2])
+    ctx.set_materialize_grads(False)
     ctx.dtype = inputs[0].dtype
 
 
 def _scale_gradient(ctx, grad_loss, grad_terms, grad_grad):
+    if grad_loss is None:
+        return (None,) * 8
     (grad,) = ctx.saved_tensors
     return (grad_loss * grad).to(ctx.dtype), None, None, None, None, None, None, None
 

@@ -134,7 +134,7 @@ def forward(
 
 
 def spread(grad: Tensor, z: Tensor, stats: Tensor, back: Back, slope: float) -> tuple[Tensor, Tensor]:
-    """Gradient of z (GQ, L, V, D) through its batch norm and activation, and (P, V * D) float32, its sums over P parts of the frames.
+    """Gradient of z (GQ, L, V, D) through its batch norm and activation, and (P, V * D) float32, its sums over parts of frames.
 
     grad: behind the activation, or with slope 1 before it.
     """
