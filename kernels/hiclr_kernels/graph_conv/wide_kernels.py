@@ -146,6 +146,41 @@ def weight_kernel(
 
 
 @triton.jit
+def _finish_edges(
+    adjacency, bias, edges, part, d_importance, k, w, E, P, V: tl.constexpr, D: tl.constexpr, J: tl.constexpr, DB: tl.constexpr,
+    EB: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """The importance of the edges of one k to joint w."""
+    v = tl.arange(0, J)
+    total = tl.zeros((J,), tl.float32)
+    for first in range(0, E, EB):
+        e = first + tl.arange(0, EB)
+        at = edges + ((k * E + e)[:, None] * J + v[None, :]) * J + w
+        total += tl.sum(tl.load(at, (e < E)[:, None] & (v < V)[None, :], other=0.0), 0)
+    shift = tl.zeros((DB,), tl.float32)
+    for first in range(0, D, DB):
+        d = first + tl.arange(0, DB)
+        sums = _summed(part, w * D + d, d < D, P, V * D, DB, PARTS)
+        shift += tl.load(bias + k * D + d, d < D, other=0.0) * sums
+    place = (k * V + v) * V + w
+    tl.store(d_importance + place, (total + tl.sum(shift, 0)) * tl.load(adjacency + place, v < V, other=0.0), v < V)
+
+
+@triton.jit
+def _finish_bias(
+    adjacency, importance, part, d_bias, k, first, P, V: tl.constexpr, D: tl.constexpr, J: tl.constexpr, DB: tl.constexpr,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    """DB biases of one k."""
+    v, d = tl.arange(0, J), first + tl.arange(0, DB)
+    total = tl.zeros((DB,), tl.float32)
+    for w in range(0, V):
+        a = tl.sum(_edges(adjacency, importance, k, v, w, v < V, V), 0)
+        total += a * _summed(part, w * D + d, d < D, P, V * D, DB, PARTS)
+    tl.store(d_bias + k * D + d, total, d < D)
+
+
+@triton.jit
 def finish_kernel(
     adjacency, importance, bias, edges, weights, part, d_importance, d_weight, d_bias, E, S, P, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, J: tl.constexpr, DB: tl.constexpr, EB: tl.constexpr, PARTS: tl.constexpr,
@@ -155,28 +190,12 @@ def finish_kernel(
 
     The first K * V programs: the importance of the edges to one joint; then biases, DB at a time; then weights, BLOCK at a time.
     """
-    pid, v, blocks = tl.program_id(0), tl.arange(0, J), tl.cdiv(D, DB)
+    pid, blocks = tl.program_id(0), tl.cdiv(D, DB)
     if pid < K * V:
-        k, w = pid // V, pid % V
-        total = tl.zeros((J,), tl.float32)
-        for first in range(0, E, EB):
-            e = first + tl.arange(0, EB)
-            at = edges + ((k * E + e)[:, None] * J + v[None, :]) * J + w
-            total += tl.sum(tl.load(at, (e < E)[:, None] & (v < V)[None, :], other=0.0), 0)
-        shift = tl.zeros((DB,), tl.float32)
-        for first in range(0, D, DB):
-            d = first + tl.arange(0, DB)
-            sums = _summed(part, w * D + d, d < D, P, V * D, DB, PARTS)
-            shift += tl.load(bias + k * D + d, d < D, other=0.0) * sums
-        at = (k * V + v) * V + w
-        tl.store(d_importance + at, (total + tl.sum(shift, 0)) * tl.load(adjacency + at, v < V, other=0.0), v < V)
+        _finish_edges(adjacency, bias, edges, part, d_importance, pid // V, pid % V, E, P, V, D, J, DB, EB, PARTS)
     elif pid < K * (V + blocks):
-        k, d = (pid - K * V) // blocks, (pid - K * V) % blocks * DB + tl.arange(0, DB)
-        total = tl.zeros((DB,), tl.float32)
-        for w in range(0, V):
-            a = tl.sum(_edges(adjacency, importance, k, v, w, v < V, V), 0)
-            total += a * _summed(part, w * D + d, d < D, P, V * D, DB, PARTS)
-        tl.store(d_bias + k * D + d, total, d < D)
+        at = pid - K * V
+        _finish_bias(adjacency, importance, part, d_bias, at // blocks, at % blocks * DB, P, V, D, J, DB, PARTS)
     else:
         i = (pid - K * (V + blocks)) * BLOCK + tl.arange(0, BLOCK)
         total = tl.zeros((BLOCK,), tl.float32)
