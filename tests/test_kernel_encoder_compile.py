@@ -11,9 +11,9 @@ CAPABILITIES = (80, 90, 100)
 TENSOR_MEMORY = 512  # columns of a Blackwell multiprocessor; Triton compiles a kernel that needs more to a trap
 # registers a thread, shared memory in KB
 BUDGET = dict(
-    fold=(96, 1), unfold=(128, 4), spread=(128, 8), wide_forward=(255, 32), wide_input=(232, 32), wide_weight=(192, 32),
-    row_forward=(255, 40), row_input=(232, 32), row_weight=(255, 32), scores=(96, 24), gradient=(96, 32), product=(255, 160),
-    finish=(128, 4), project=(255, 96), project_rows=(255, 96), project_weights=(255, 64), queue=(40, 1), pointer=(32, 1),
+    fold=(96, 1), unfold=(160, 4), spread=(128, 8), wide_forward=(255, 32), wide_input=(232, 32), wide_weight=(192, 32),
+    row_forward=(255, 40), row_input=(232, 32), row_weight=(255, 32), scores=(96, 24), gradient=(96, 32), product=(255, 100),
+    finish=(56, 2), project=(184, 64), project_rows=(112, 96), project_weights=(136, 72), queue=(48, 2), pointer=(24, 1),
 )  # fmt: skip
 JOINTS, SUBSETS = 25, 3
 STGCN = [(3, 16), (16, 16), (16, 32), (32, 32), (32, 64)]  # input, output channels of the folded product
@@ -43,9 +43,9 @@ def compile_all(capability: int) -> dict:
         add(f"fold {c} {d}", gpu_kernels.fold_kernel, "bf16", cut)
         add(f"unfold {c} {d}", gpu_kernels.unfold_kernel, "bf16", gpu.unfold_tile(SUBSETS, JOINTS, c, d))
         for moments in (True, False) if c == 3 else (True,):
-            cut = gpu.product_tile(JOINTS, c, d) | dict(MOMENTS=moments)
-            kernel, stages, warps = product_kernels.product_kernel, gpu.PRODUCT_STAGES, gpu.PRODUCT_WARPS
-            add(f"product {c} {d} {moments}", kernel, "bf16", cut, stages, warps, column="*bf16")
+            kernel, (cut, stages) = product_kernels.product_kernel, gpu.product_tile(JOINTS, c, d)
+            cut |= dict(MOMENTS=moments)
+            add(f"product {c} {d} {moments}", kernel, "bf16", cut, stages, gpu.PRODUCT_WARPS, column="*bf16")
     for channels in (16, 256):
         cut = gpu.spread_tile(JOINTS, channels)
         add(f"spread {channels}", gpu_kernels.spread_kernel, "bf16", cut | dict(ACT=True))
@@ -53,7 +53,7 @@ def compile_all(capability: int) -> dict:
         cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
         forward = cut | dict(MOMENTS=True)
         add(f"wide_forward {dtype} {c} {d}", wide_kernels.forward_kernel, dtype, forward, 1, gpu.FORWARD_WARPS)
-        add(f"wide_input {dtype} {c} {d}", wide_kernels.input_kernel, dtype, narrow | dict(ADD=True), 1)
+        add(f"wide_input {dtype} {c} {d}", wide_kernels.input_kernel, dtype, narrow | dict(ADD=True), 1, gpu.INPUT_WARPS)
         add(f"wide_weight {dtype} {c} {d}", wide_kernels.weight_kernel, dtype, cut, 1)
         add(f"finish {dtype} {c} {d}", wide_kernels.finish_kernel, dtype, gpu.finish_tile(SUBSETS, JOINTS, c, d))
     for dtype, c, d in ROWS:
@@ -68,13 +68,13 @@ def compile_all(capability: int) -> dict:
         add(f"gradient {dtype} {channels}", attention.gradient_kernel, dtype, cut, 1, grad="*fp32")
     heads = "x weight1 bias1 weight2 bias2 other1 bias1_other other2 bias2_other q inverse grad dx"
     heads = dict.fromkeys(f"{heads} d_weight1 d_bias1 d_weight2 d_bias2".split(), "*fp32")
-    for dtype, *sizes in (("bf16", 256, 256, 128), ("fp32", 256, 256, 128), ("bf16", 256, 256, 256)):
+    for dtype, *sizes in (("bf16", 256, 256, 128), ("fp16", 256, 256, 256)):
         types = heads | dict.fromkeys(("hidden", "dy", "dh"), f"*{dtype}")
         cut, name = projection.rows_tile(*sizes), f"{dtype} {sizes[2]}"
-        add(f"project {name}", projection.forward_kernel, dtype, cut, None, projection.WARPS, **types)
-        add(f"project_rows {name}", projection.rows_kernel, dtype, cut, None, projection.WARPS, **types)
+        add(f"project {name}", projection.forward_kernel, dtype, cut, projection.STAGES, projection.WARPS, **types)
+        add(f"project_rows {name}", projection.rows_kernel, dtype, cut, projection.STAGES, projection.WARPS, **types)
         own = projection.weights_tile(*sizes)
-        add(f"project_weights {name}", projection.weights_kernel, dtype, own, None, projection.WARPS, **types)
+        add(f"project_weights {name}", projection.weights_kernel, dtype, own, projection.STAGES, projection.WARPS, **types)
     update = dict(queue="*fp32", keys="*fp32", pointer="*i64")
     add("queue", queue_gpu.rows_kernel, "fp32", dict(BLOCK=queue_gpu.BLOCK), None, 4, **update)
     add("pointer", queue_gpu.pointer_kernel, "fp32", {}, None, 4, **update)

@@ -103,7 +103,7 @@ def _joined(views: Sequence[Tensor]) -> Tensor:
 def _fuses(encoder: nn.Module, x: Tensor) -> bool:
     """Whether the kernels take the encoder's features of x to its projection: in training, and not compiled."""
     plain = not isinstance(encoder, PooledEncoder) or encoder._compiled_call_impl is not None
-    return not plain and encoder.training and on_triton(x) and projection.covers(encoder.head(), x)
+    return not plain and encoder.training and on_triton(x)
 
 
 def _unit_rows(encoder: nn.Module, x: Tensor, graph: Tensor | None = None) -> Tensor:

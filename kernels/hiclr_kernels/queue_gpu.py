@@ -11,10 +11,10 @@ BLOCK = 1024
 @triton.jit
 def rows_kernel(queue, pointer, keys, N, Q, D, BLOCK: tl.constexpr):
     """Keys (N, D) into queue (Q, D) from row `pointer` on, wrapping."""
-    e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = (tl.load(pointer) + e // D) % Q
+    e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = (tl.load(pointer).to(tl.int32) + e // D) % Q
     value = tl.load(keys + e, e < N * D, other=0.0)
-    tl.store(queue + row * D + e % D, value.to(queue.dtype.element_ty), e < N * D)
+    tl.store(queue + row.to(tl.int64) * D + e % D, value.to(queue.dtype.element_ty), e < N * D)
 
 
 @triton.jit

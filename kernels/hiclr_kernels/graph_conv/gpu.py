@@ -20,14 +20,13 @@ SUBSETS = 3  # of the Triton kernels
 TILE = 4096  # values a program of the folded weights holds
 SPREAD = 2048
 TILED_DTYPES = (torch.bfloat16, torch.float16)  # float32 without tensor cores gains nothing from the tiles, and spills
-PRODUCT = dict(BM=128, BN=128, BK=64)
-PRODUCT_WARPS, PRODUCT_STAGES = 8, 3
-JOINED = 2048  # values of partial sums that a program reads at a time
+PRODUCT_WARPS = 8
+JOINED, UNFOLDED = 1024, 512  # values of partial sums that a program reads at a time
 WEIGHTS_BLOCK = 1024
 BLOCKS = 32, 64  # input and output channels of a tile of the wide kernels
 FRAMES, INPUT_FRAMES = 2, 1  # of a tile; in the gradient to the input, which holds the gradients of all edges besides
 SHARES = 132  # programs of a sum over frames
-WARPS, FORWARD_WARPS = 4, 8
+WARPS, FORWARD_WARPS, INPUT_WARPS = 4, 8, 8
 
 
 class Weights(NamedTuple):
@@ -57,11 +56,14 @@ def fold_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
 
 def unfold_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
     cut = fold_tile(subsets, joints, c, d)
-    return dict(cut, PARTS=JOINED // cut["BLOCK"])
+    return dict(cut, PARTS=max(1, UNFOLDED // cut["BLOCK"]))
 
 
-def product_tile(joints: int, c: int, d: int) -> dict[str, int]:
-    return dict(V=joints, W=joints * c, D=d, DP=max(16, power_of_2(d)), **PRODUCT)
+def product_tile(joints: int, c: int, d: int) -> tuple[dict[str, int], int]:
+    """Constants and stages. Rows that begin anywhere, the first block's, are loaded value by value: fewer of them at a time."""
+    width = joints * c
+    rows, depth, stages = (128, 64, 3) if width % 8 == 0 else (64, 32, 1)
+    return dict(V=joints, W=width, D=d, DP=max(16, power_of_2(d)), BM=rows, BN=128, BK=depth), stages
 
 
 def finish_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
@@ -108,14 +110,14 @@ def forward(
     part = None
     if folds(channels, subsets, x.dtype):
         folded = fold(adjacency, sets, x.dtype) if folded is None else folded
-        cut = product_tile(joints, channels, out)
+        cut, stages = product_tile(joints, channels, out)
         if tiled and cut["DP"] <= cut["BN"]:
             tiles = triton.cdiv(frames, cut["BM"]), triton.cdiv(joints * cut["DP"], cut["BN"])
             part = torch.empty(groups, tiles[0] * tiles[1], 3, cut["DP"], device=x.device) if moments else None
             with torch.cuda.device_of(x):
                 product_kernel[groups * tiles[0] * tiles[1],](
                     x, *folded, z, z if part is None else part, frames, split, **cut, MOMENTS=moments, num_warps=PRODUCT_WARPS,
-                    num_stages=PRODUCT_STAGES,
+                    num_stages=stages,
                 )  # fmt: skip
             return z, folded, part
         for number, group in enumerate((slice(split), slice(split, None))[: len(sets)]):
@@ -179,7 +181,7 @@ def backward(
     with torch.cuda.device_of(x):
         wide.input_kernel[shares, blocks[0]](
             dz, x, adjacency, own.importance, own.weight, dx if before is None else before, dx, edges, frames,
-            triton.cdiv(frames, INPUT_FRAMES), **narrow, ADD=before is not None, num_warps=WARPS, num_stages=1,
+            triton.cdiv(frames, INPUT_FRAMES), **narrow, ADD=before is not None, num_warps=INPUT_WARPS, num_stages=1,
         )  # fmt: skip
         wide.weight_kernel[len(weights), subsets, blocks[0] * blocks[1]](
             dz, x, adjacency, own.importance, weights, frames, tiles, **cut, num_warps=WARPS, num_stages=1

@@ -20,8 +20,10 @@ from hiclr_kernels.projection.reference import Head
 MAX_FEATURES = 256  # of a unit row, which one program holds
 
 
-def covers(head: Head, x: Tensor) -> bool:
-    return len(head.bias2) <= MAX_FEATURES and choose_backend(x.device, x.dtype) == "triton"
+def covers(head: Head, x: Tensor, dtype: torch.dtype) -> bool:
+    """float32 on CUDA is left to torch: without tensor cores the kernels gain nothing, and spill."""
+    kernels = choose_backend(x.device, x.dtype) == "triton" and not (x.is_cuda and dtype == torch.float32)
+    return kernels and len(head.bias2) <= MAX_FEATURES
 
 
 class _UnitRows(torch.autograd.Function):
@@ -49,7 +51,7 @@ def unit_rows(x: Tensor, rows: Tensor, heads: Sequence[Head], dtype: torch.dtype
 
     rows: (N, H) float32 contiguous; x: its first rows, or all. heads: of x, and of the rows behind it where there are any.
     """
-    if choose_backend(x.device, x.dtype) != "triton":
+    if not covers(heads[0], x, dtype):
         parts = [reference.unit_rows(x, heads[0], dtype)]
         with torch.no_grad():
             parts += [reference.unit_rows(rows[len(x) :], heads[-1], dtype)] if len(rows) > len(x) else []

@@ -16,7 +16,7 @@ if triton.knobs.runtime.interpret:
 
 ROWS = 16  # of a program: few, so that many programs share the rows of a batch
 BLOCK = 64  # of a sum, and of the gradient to a weight
-WARPS = 4
+WARPS, STAGES = 4, 2
 
 
 def rows_tile(features: int, hidden: int, out: int) -> dict[str, int]:
@@ -42,7 +42,8 @@ def forward(rows: Tensor, heads: Sequence[Head], split: int, dtype: torch.dtype)
     blocks = triton.cdiv(split, ROWS)
     with torch.cuda.device_of(rows):
         forward_kernel[blocks + triton.cdiv(len(rows) - split, ROWS),](
-            rows, *heads[0], *heads[-1], q, hidden, inverse, len(rows), split, blocks, **rows_tile(*sizes), num_warps=WARPS
+            rows, *heads[0], *heads[-1], q, hidden, inverse, len(rows), split, blocks, **rows_tile(*sizes), num_warps=WARPS,
+            num_stages=STAGES,
         )  # fmt: skip
     return q, hidden, inverse
 
@@ -56,9 +57,10 @@ def backward(grad: Tensor, x: Tensor, q: Tensor, hidden: Tensor, inverse: Tensor
     blocks = [triton.cdiv(n, BLOCK) for n in (features, hidden_size, out)]
     with torch.cuda.device_of(x):
         rows_kernel[triton.cdiv(len(x), ROWS), blocks[0]](
-            grad, q, inverse, hidden, head.weight1, head.weight2, dy, dh, dx, len(x), **cut, num_warps=WARPS
-        )
-        weights_kernel[blocks[1] * (blocks[0] + blocks[2]),](
-            dh, x, dy, hidden, *d, len(x), **own, num_warps=WARPS
+            grad, q, inverse, hidden, head.weight1, head.weight2, dy, dh, dx, len(x), **cut, num_warps=WARPS,
+            num_stages=STAGES,
         )  # fmt: skip
+        weights_kernel[blocks[1] * (blocks[0] + blocks[2]),](
+            dh, x, dy, hidden, *d, len(x), **own, num_warps=WARPS, num_stages=STAGES
+        )
     return dx, d

@@ -10,10 +10,10 @@ LEAST = tl.constexpr(1e-12)  # of a length, as torch.nn.functional.normalize has
 
 
 @triton.jit
-def _tile(t, row, column, rows, columns, to_row, dtype):
-    """t[row, column] in that dtype, zero beyond rows and columns."""
+def _tile(t, row, column, rows, columns, to_row):
+    """t[row, column], zero beyond rows and columns."""
     ok = (row < rows)[:, None] & (column < columns)[None, :]
-    return tl.load(t + row[:, None] * to_row + column[None, :], ok, other=0.0).to(dtype)
+    return tl.load(t + row[:, None] * to_row + column[None, :], ok, other=0.0)
 
 
 @triton.jit
@@ -22,7 +22,8 @@ def forward_kernel(
     H: tl.constexpr, M: tl.constexpr, F: tl.constexpr, BR: tl.constexpr, BH: tl.constexpr, BM: tl.constexpr, FP: tl.constexpr,
 ):  # fmt: skip
     """The first `blocks` programs: rows before `split`; the others: those behind, by the other weights."""
-    pid, dtype = tl.program_id(0), hidden.dtype.element_ty
+    pid = tl.program_id(0)
+    dtype = hidden.dtype.element_ty
     own = pid < blocks
     first, end = pid * BR, split
     if pid >= blocks:
@@ -35,11 +36,11 @@ def forward_kernel(
         acc = tl.zeros((BR, BM), tl.float32)
         for from_h in range(0, H, BH):
             h = from_h + tl.arange(0, BH)
-            a, w = _tile(x, row, h, end, H, H, dtype), _tile(weight1, m, h, M, H, H, dtype)
+            a, w = _tile(x, row, h, end, H, H).to(dtype), _tile(weight1, m, h, M, H, H).to(dtype)
             acc = tl.dot(a, tl.trans(w), acc, input_precision="ieee")
         u = tl.maximum(acc + tl.load(bias1 + m, m < M, other=0.0)[None, :], 0.0).to(dtype)
         tl.store(hidden + row[:, None] * M + m[None, :], u, (own & (row < split))[:, None] & (m < M)[None, :])
-        y = tl.dot(u, tl.trans(_tile(weight2, f, m, F, M, M, dtype)), y, input_precision="ieee")
+        y = tl.dot(u, tl.trans(_tile(weight2, f, m, F, M, M).to(dtype)), y, input_precision="ieee")
     y = tl.where((f < F)[None, :], y + tl.load(bias2 + f, f < F, other=0.0)[None, :], 0.0)
     short = 1.0 / tl.maximum(tl.sqrt(tl.sum(y * y, 1)), LEAST)
     tl.store(q + row[:, None] * F + f[None, :], y * short[:, None], (row < end)[:, None] & (f < F)[None, :])
@@ -52,10 +53,11 @@ def rows_kernel(
     BR: tl.constexpr, BH: tl.constexpr, BM: tl.constexpr, FP: tl.constexpr,
 ):  # fmt: skip
     """dx (N, H), BH of its columns a program; those of the first columns also leave dy (N, F) and dh (N, M)."""
-    leaves, dtype = tl.program_id(1) == 0, hidden.dtype.element_ty
+    leaves = tl.program_id(1) == 0
+    dtype = hidden.dtype.element_ty
     row, h = tl.program_id(0) * BR + tl.arange(0, BR), tl.program_id(1) * BH + tl.arange(0, BH)
     f, inside = tl.arange(0, FP), row < N
-    d, u = _tile(grad, row, f, N, F, F, tl.float32), _tile(q, row, f, N, F, F, tl.float32)
+    d, u = _tile(grad, row, f, N, F, F), _tile(q, row, f, N, F, F)
     short = tl.load(inverse + row, inside, other=0.0)
     along = tl.where(short * LEAST < 1.0, tl.sum(d * u, 1), 0.0)  # a row shorter than LEAST is divided by a constant
     d = ((d - u * along[:, None]) * short[:, None]).to(dtype)
@@ -63,10 +65,10 @@ def rows_kernel(
     acc = tl.zeros((BR, BH), tl.float32)
     for start in range(0, M, BM):
         m = start + tl.arange(0, BM)
-        g = tl.dot(d, _tile(weight2, f, m, F, M, M, dtype), input_precision="ieee")
-        g = tl.where(_tile(hidden, row, m, N, M, M, tl.float32) > 0, g, 0.0).to(dtype)
+        g = tl.dot(d, _tile(weight2, f, m, F, M, M).to(dtype), input_precision="ieee")
+        g = tl.where(_tile(hidden, row, m, N, M, M).to(tl.float32) > 0, g, 0.0).to(dtype)
         tl.store(dh + row[:, None] * M + m[None, :], g, (leaves & inside)[:, None] & (m < M)[None, :])
-        acc = tl.dot(g, _tile(weight1, m, h, M, H, H, dtype), acc, input_precision="ieee")
+        acc = tl.dot(g, _tile(weight1, m, h, M, H, H).to(dtype), acc, input_precision="ieee")
     tl.store(dx + row[:, None] * H + h[None, :], acc.to(dx.dtype.element_ty), inside[:, None] & (h < H)[None, :])
 
 
@@ -78,9 +80,9 @@ def _weight(d, x, to, to_bias, tile, N, A: tl.constexpr, B: tl.constexpr, BR: tl
     acc = tl.zeros((BLOCK, BLOCK), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, N, BR):
-        row, dtype = first + tl.arange(0, BR), d.dtype.element_ty
-        left = _tile(d, row, a, N, A, A, dtype)
-        acc = tl.dot(tl.trans(left), _tile(x, row, b, N, B, B, dtype), acc, input_precision="ieee")
+        row = first + tl.arange(0, BR)
+        left = _tile(d, row, a, N, A, A)
+        acc = tl.dot(tl.trans(left), _tile(x, row, b, N, B, B).to(left.dtype), acc, input_precision="ieee")
         total += tl.sum(left.to(tl.float32), 0)
     tl.store(to + a[:, None] * B + b[None, :], acc, (a < A)[:, None] & (b < B)[None, :])
     tl.store(to_bias + a, total, (tile % columns == 0) & (a < A))
