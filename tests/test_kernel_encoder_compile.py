@@ -34,7 +34,7 @@ def compile_all(capability: int) -> dict:
     used = {}
 
     def add(name, kernel, dtype, constants, stages=None, warps=gpu.WARPS, **more):
-        types = floats | dict.fromkeys("x z dz dx before grad matrix column d_matrix qk dqk".split(), f"*{dtype}") | more
+        types = floats | dict.fromkeys("x z active dz dx before grad matrix column d_matrix qk dqk".split(), f"*{dtype}") | more
         options = dict(num_warps=warps) | (dict(num_stages=stages) if stages else {})
         used[name] = compile_kernel(kernel, types, constants, options, capability)
 
@@ -51,8 +51,9 @@ def compile_all(capability: int) -> dict:
         add(f"spread {channels}", gpu_kernels.spread_kernel, "bf16", cut | dict(ACT=True))
     for dtype, c, d in WIDE:
         cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
-        forward = cut | dict(MOMENTS=True)
-        add(f"wide_forward {dtype} {c} {d}", wide_kernels.forward_kernel, dtype, forward, 1, gpu.FORWARD_WARPS)
+        ways = dict(MOMENTS=True, ACT=False), dict(MOMENTS=False, ACT=True)  # forward; made again
+        for i, way in enumerate(ways):
+            add(f"wide_forward {dtype} {c} {d} {i}", wide_kernels.forward_kernel, dtype, cut | way, 1, gpu.FORWARD_WARPS)
         add(f"wide_input {dtype} {c} {d}", wide_kernels.input_kernel, dtype, narrow | dict(ADD=True), 1, gpu.INPUT_WARPS)
         add(f"wide_weight {dtype} {c} {d}", wide_kernels.weight_kernel, dtype, cut, 1)
         add(f"finish {dtype} {c} {d}", wide_kernels.finish_kernel, dtype, gpu.finish_tile(SUBSETS, JOINTS, c, d))

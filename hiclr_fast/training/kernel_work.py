@@ -38,6 +38,12 @@ def _projector(a: dict[str, Any], products: int) -> dict[str, int]:
     return dict(flops=2 * a["N"] * a["M"] * (a["H"] + a["F"]) * products)
 
 
+def _shortcut(a: dict[str, Any], products: int) -> dict[str, int]:
+    """That many products of all rows of the shortcut's x, as far as it is read, with the padded weights."""
+    width = math.ceil(a["D"] / a["BLOCK"]) * a["BLOCK"]
+    return dict(flops=2 * products * (a["x"].numel() // a["C"]) * a["CP"] * width)
+
+
 WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # op.kernel: its arguments -> any of flops, read, write (bytes)
     "attention.scores_kernel": lambda a: _attention(a, "scores", 1),
     "attention.gradient_kernel": lambda a: _attention(a, "grad", 2),
@@ -49,8 +55,16 @@ WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # op.kernel: it
     "projection.forward_kernel": lambda a: _projector(a, 1),
     "projection.rows_kernel": lambda a: _projector(a, 1),
     "projection.weights_kernel": lambda a: _projector(a, 1),
+    "stgcn_block.moments_kernel": lambda a: _shortcut(a, 1),
+    "stgcn_block.end_kernel": lambda a: _shortcut(a, 1),
+    "stgcn_block.reduce_kernel": lambda a: _shortcut(a, 1),
+    "stgcn_block.spread_kernel": lambda a: _shortcut(a, 2),
+    "stgcn_block.weights_kernel": lambda a: _shortcut(a, 2),
     "temporal.forward_kernel": lambda a: _temporal(a, math.prod(a["part_ptr"].shape[:2])),
     "temporal.inputs_kernel": lambda a: _temporal(a, math.prod(a["part_ptr"].shape[:2])),
+    "temporal.joint_kernel": lambda a: _temporal(
+        a, 2 * len(a["part_ptr"]) * -(-a["rows"] * a["V"] // a["M"]) * -(-a["T"] // a["F"])
+    ),
     "temporal.weights_kernel": lambda a: _temporal(
         a, len(a["part_ptr"]) // a["lanes"] * -(-a["rows"] * a["V"] // a["M"]) * -(-a["TO"] // a["F"])
     ),

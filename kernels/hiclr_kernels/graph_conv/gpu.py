@@ -124,15 +124,36 @@ def forward(
             rows, to = (t[group].view(-1, joints * t.shape[-1]) for t in (x, z))
             torch.addmm(folded.column[number], rows, folded.matrix[number].T, out=to)
         return z, folded, None
-    cut = wide_tile(subsets, joints, channels, out)
-    tiles = triton.cdiv(frames, FRAMES)
-    part = torch.empty(groups, tiles, 3, out, device=x.device) if moments else None
-    with torch.cuda.device_of(x):
-        wide.forward_kernel[tiles, triton.cdiv(out, cut["DB"]), groups](
-            x, adjacency, *sets[0], *sets[-1], z, z if part is None else part, frames, split, **cut, MOMENTS=moments,
-            num_warps=FORWARD_WARPS, num_stages=1,
-        )  # fmt: skip
+    part = torch.empty(groups, triton.cdiv(frames, FRAMES), 3, out, device=x.device) if moments else None
+    _wide(x, adjacency, sets, z, split, part, None, None)
     return z, None, part
+
+
+def _wide(x, adjacency, sets, z, split, part: Tensor | None, stats: Tensor | None, active: Tensor | None) -> None:
+    """z by the kernels of wide inputs; the moments of its parts; what a batch norm with stats and ReLU make of it."""
+    (groups, frames, joints, channels), out = x.shape, z.shape[-1]
+    cut = wide_tile(len(adjacency), joints, channels, out)
+    unused = z if stats is None else stats
+    with torch.cuda.device_of(x):
+        wide.forward_kernel[triton.cdiv(frames, FRAMES), triton.cdiv(out, cut["DB"]), groups](
+            x, adjacency, *sets[0], *sets[-1], z, z if part is None else part, unused, z if active is None else active, frames,
+            split, unused.shape[1], **cut, MOMENTS=part is not None, ACT=active is not None, num_warps=FORWARD_WARPS,
+            num_stages=1,
+        )  # fmt: skip
+
+
+def again(
+    x: Tensor, adjacency: Tensor, own: Weights, folded: Folded | None, stats: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """z of x (GQ, L, V, C) once more, and relu(n(z)) by stats of the batch norm behind, where given and made in passing."""
+    groups, frames, joints, channels = x.shape
+    subsets, out = len(adjacency), len(own.bias) // len(adjacency)
+    if folds(channels, subsets, x.dtype):
+        return forward(x, adjacency, (own,), groups, folded, moments=False)[0], None
+    z = torch.empty(groups, frames, joints, out, dtype=x.dtype, device=x.device)
+    active = None if stats is None else torch.empty_like(z)
+    _wide(x, adjacency, (own,), z, groups, None, stats, active)
+    return z, active
 
 
 def spread(grad: Tensor, z: Tensor, stats: Tensor, back: Back, slope: float) -> tuple[Tensor, Tensor]:

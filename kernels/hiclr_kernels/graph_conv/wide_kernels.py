@@ -42,11 +42,14 @@ def _rows(z, base, first, d, L, V: tl.constexpr, D: tl.constexpr, J: tl.constexp
 
 @triton.jit
 def forward_kernel(
-    x, adjacency, importance, weight, bias, importance2, weight2, bias2, z, part, L, split, K: tl.constexpr, V: tl.constexpr,
+    x, adjacency, importance, weight, bias, importance2, weight2, bias2, z, part, stats, active, L, split, G, K: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, J: tl.constexpr, F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr,
-    MOMENTS: tl.constexpr,
+    MOMENTS: tl.constexpr, ACT: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """part (G, S, 3, D): count, mean and sum of squared deviations of a tile's values, as stored, if MOMENTS."""
+    """part (G, S, 3, D): count, mean and sum of squared deviations of a tile's values, as stored, if MOMENTS.
+
+    active, like z: relu(z * scale + shift), of the batch norm behind, whose stats (4, G, D) are known, if ACT.
+    """
     first, d, g = tl.program_id(0) * F, tl.program_id(1) * DB, tl.program_id(2)
     if g >= split:
         importance, weight, bias = importance2, weight2, bias2
@@ -73,6 +76,12 @@ def forward_kernel(
         tl.store(place, tl.zeros_like(mean) + count, own < D)
         tl.store(place + D, mean, own < D)
         tl.store(place + 2 * D, tl.sum(apart * apart, 0), own < D)
+    if ACT:
+        scale = tl.load(stats + (2 * G + g) * D + own, own < D, other=0.0)
+        shift = tl.load(stats + (3 * G + g) * D + own, own < D, other=0.0)
+        value = tl.maximum(out.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+        at, ok = _rows(active, g.to(tl.int64) * L * (V * D), first, d, L, V, D, J, F, DB)
+        tl.store(at, value.to(active.dtype.element_ty), ok)
 
 
 @triton.jit

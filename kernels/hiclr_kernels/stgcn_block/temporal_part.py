@@ -13,7 +13,7 @@ from torch import Tensor
 from hiclr_kernels.batch_norm import gpu as norm
 from hiclr_kernels.batch_norm.gpu import Operand
 from hiclr_kernels.batch_norm.parts import After
-from hiclr_kernels.temporal import Fold, covers, gpu
+from hiclr_kernels.temporal import Fold, covers, gpu, tiles
 
 RELU = After(slope=0.0)
 
@@ -30,6 +30,11 @@ class Gradients(NamedTuple):
 
 def fuses(width: int, dtype: torch.dtype) -> bool:
     return covers(width, width, dtype) and covers(width, width, dtype, backward=True)
+
+
+def takes_marks(z2: Tensor) -> bool:
+    """Whether the gradients of this convolution take its end's marks as they read."""
+    return tiles.takes_marks(z2.shape[-1], z2.shape[-1], z2.dtype, gpu.major_of(z2.device))
 
 
 def _operand(z1: Tensor, stats1: Tensor, groups: int) -> Operand:
@@ -70,15 +75,17 @@ def forward(z1: Tensor, stats1: Tensor, blocks: Sequence, plan) -> tuple[list[Te
 
 
 def backward(
-    dz2: Tensor, fold: Fold | None, z1: Tensor, stats1: Tensor, block, plan, band: Tensor | None
+    dz2: Tensor, fold: Fold | None, z1: Tensor, active: Tensor | None, stats1: Tensor, block, plan, band: Tensor | None
 ) -> Gradients:
-    """dz2: gradient of z2, or with `fold` what it is made from. z1: of the first encoder's groups, statistics of all."""
+    """dz2: gradient of z2, or with `fold` what it is made from. z1: of the first encoder's groups, statistics of all. active:
+    relu(n1(z1)), where it was made with z1."""
     if fuses(z1.shape[-1], z1.dtype):
         mean, _, scale, shift = (s[: plan.split] for s in stats1)
         given = dict(stride=plan.stride, slope=0.0, sets=[0] * plan.split, center=mean, fold=fold)
         g, d_weight, part = gpu.backward(dz2, z1, scale, shift, block.conv_weight[None, ..., 0], band, **given)
         return Gradients(g, 1.0, part[..., : z1.shape[-1]], d_weight[0, ..., None])
-    u, weight = _activation(z1, stats1, plan.split), block.conv_weight.to(z1.dtype)
+    u = _activation(z1, stats1, plan.split) if active is None else active.view(z1.shape).permute(0, 3, 1, 2)
+    weight = block.conv_weight.to(z1.dtype)
     half = weight.shape[2] // 2
     du, d_weight, _ = torch.ops.aten.convolution_backward(
         dz2.permute(0, 3, 1, 2), u, weight, None, (plan.stride, 1), (half, 0), (1, 1), False, (0, 0), 1, (True, True, False)

@@ -8,9 +8,19 @@ import triton
 from torch import Tensor
 
 from hiclr_kernels.temporal.gpu_gradient_kernels import diagonals_kernel, inputs_kernel, weights_kernel
+from hiclr_kernels.temporal.gpu_joint import both_gradients
 from hiclr_kernels.temporal.gpu_kernels import SET_BITS, SET_MASK, band_kernel, forward_kernel
 from hiclr_kernels.temporal.reference import Fold, Gradients, out_frames
-from hiclr_kernels.temporal.tiles import cdiv, covers, forward_config, inputs_config, lane_count, weights_config
+from hiclr_kernels.temporal.tiles import (
+    cdiv,
+    covers,
+    forward_config,
+    inputs_config,
+    joint_tile,
+    lane_count,
+    takes_marks,
+    weights_config,
+)
 
 if triton.knobs.runtime.interpret:
     from hiclr_kernels.interpreter import correct_bfloat16
@@ -56,7 +66,7 @@ def bands(sets: Sets, shape: tuple, dtype: torch.dtype, forwards: int, gradients
 
     shape: V, C, O, K, stride. So many of either are made, of the first sets, in one launch.
     """
-    constants = band_constants(shape, dtype)
+    constants = band_constants(shape, dtype, major_of(sets.weight.device))
     device = sets.weight.device
     made = [
         torch.empty(count, constants[f"I{n}"], constants[f"F{n}"] * constants[f"OB{n}"], dtype=dtype, device=device)
@@ -70,10 +80,10 @@ def bands(sets: Sets, shape: tuple, dtype: torch.dtype, forwards: int, gradients
     return made[0], made[1]
 
 
-def band_constants(shape: tuple, dtype: torch.dtype) -> dict:
+def band_constants(shape: tuple, dtype: torch.dtype, major: int) -> dict:
     _, c, o, k, stride = shape
     found = dict(C_OUT=o, C_IN=c, K=k, STRIDE=stride, BLOCK=BAND_BLOCK)
-    for n, (_, own) in (("", forward_config(*shape, 0.0, dtype)), ("2", inputs_config(*shape, 0.0, dtype, True))):
+    for n, (_, own) in (("", forward_config(*shape, 0.0, dtype)), ("2", inputs_config(*shape, 0.0, dtype, True, major))):
         found |= {f"CP{n}": own["CP"], f"OB{n}": own["OB"], f"F{n}": own["F"], f"I{n}": own["STEPS"] * own["BI"]}
     return found | dict(LEAD=own["LEAD"])
 
@@ -133,6 +143,11 @@ def check_covered(z1: Tensor, width: int) -> None:
         )
 
 
+def major_of(device: torch.device) -> int:
+    """Of the compute capability, which tiles depend on; the interpreter pretends to be Hopper."""
+    return torch.cuda.get_device_properties(device).major if device.type == "cuda" else 9
+
+
 def slots_of(device: torch.device) -> int:
     """Programs that a device runs side by side, two a multiprocessor; the interpreter pretends to have a few."""
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 6
@@ -159,36 +174,51 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """g, the gradient of weight (S, O, C, K) in its strides, and (G, tiles, 2, padded C) sums of g and g (z1 - center)."""
     scale, shift, center = (x.float().contiguous() for x in (scale, shift, center))
-    upstream = h, h, scale, scale, scale  # without a fold only h is read
+    (v, c), (o, _, kernel), major = z1.shape[2:], weight.shape[1:], major_of(z1.device)
+    joint = joint_tile(c, o, kernel, stride, z1.dtype, major) is not None
+    if joint and fold is not None and fold.marks is None:  # that kernel folds with marks only, for its registers: all pass
+        fold = fold._replace(marks=torch.full((h.numel() // 8,), 255, dtype=torch.uint8, device=h.device))
+    given, marked = (h, h, scale, scale, scale, h), fold is not None and fold.marks is not None  # without a fold only h is read
+    if marked and not takes_marks(c, o, z1.dtype, major):
+        h, marked = fold.passed(h), False
     if fold is not None:
-        upstream = h, fold.z2, *(x.float().contiguous() for x in (fold.a, fold.b, fold.c))
-    shape = (*z1.shape[2:], weight.shape[1], weight.shape[3], stride, slope, z1.dtype, fold is not None)
+        abc = (x.float().contiguous() for x in (fold.a, fold.b, fold.c))
+        given = h, fold.z2, *abc, fold.marks if marked else h
+    inverse, shape = fold.inverse if marked else 1.0, (v, c, o, kernel, stride, slope, z1.dtype, fold is not None)
+    tile, constants = inputs_config(*shape, major)
+    norm, constants = (z1, scale, shift, center), constants | dict(MARKED=marked)
     with torch.cuda.device_of(z1):
-        g, parts = inputs_gradient(upstream, z1, scale, shift, center, band, sets, *inputs_config(*shape))
-        d_weight = weights_gradient(upstream, z1, scale, shift, weight, sets, *weights_config(*shape))
+        if joint:
+            slots = slots_of(z1.device)
+            return both_gradients(given, inverse, norm, weight, band, len(sets), pack_sets(sets), slots, tile, constants)
+        g, parts = inputs_gradient(given, inverse, norm, band, sets, tile, constants)
+        tile, constants = weights_config(*shape)
+        d_weight = weights_gradient(given, inverse, norm, weight, sets, tile, constants | dict(MARKED=marked))
     return g, d_weight, parts
 
 
-def inputs_gradient(upstream, z1, scale, shift, center, band, sets, tile, constants) -> tuple[Tensor, Tensor]:
-    groups, (r, frames, v, _) = len(sets), z1.shape
+def inputs_gradient(given, inverse, norm, band, sets, tile, constants) -> tuple[Tensor, Tensor]:
+    groups, z1 = len(sets), norm[0]
+    r, frames, v, _ = z1.shape
     tiles = cdiv(r // groups * v, tile.M) * cdiv(frames, tile.F)
     g, parts = torch.empty_like(z1), torch.empty(groups, tiles, 2, constants["OB"], device=z1.device)
     inputs_kernel[groups * tiles,](
-        *upstream, z1, scale, shift, center, band, g, parts, pack_sets(sets), r // groups, frames, upstream[0].shape[1], tiles,
-        **constants, num_warps=tile.warps, num_stages=tile.stages,
+        *given, *norm, band, g, parts, inverse, pack_sets(sets), r // groups, frames, given[0].shape[1], tiles, **constants,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return g, parts
 
 
-def weights_gradient(upstream, z1, scale, shift, weight, sets, tile, constants) -> Tensor:
+def weights_gradient(given, inverse, norm, weight, sets, tile, constants) -> Tensor:
     """Like weight, strides too, in float32."""
-    groups, (r, frames, v, _), frames_out = len(sets), z1.shape, upstream[0].shape[1]
+    groups, z1, frames_out = len(sets), norm[0], given[0].shape[1]
+    r, frames, v, _ = z1.shape
     tiles = cdiv(r // groups * v, tile.M) * cdiv(frames_out, tile.F)
     splits, depth = constants["STEPS"] // constants["HELD"], constants["STEPS"] * tile.BI
     lanes = lane_count(groups, tiles, splits, slots_of(z1.device))
     parts = torch.empty(groups * lanes, depth, tile.F * constants["OB"], device=z1.device)
     weights_kernel[groups * lanes, splits](
-        *upstream, z1, scale, shift, parts, r // groups, frames, frames_out, lanes, **constants,
+        *given, *norm[:3], parts, inverse, r // groups, frames, frames_out, lanes, **constants,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     d_weight, own = torch.empty_like(weight, dtype=torch.float32), diagonals_constants(constants)
@@ -204,7 +234,7 @@ def bias_gradient(h: Tensor, fold: Fold | None, weight: Tensor, sets: Sequence[i
     def total(x: Tensor) -> Tensor:
         return x.reshape(len(sets), -1, x.shape[-1]).sum(1, dtype=torch.float32)
 
-    each, values = total(h), h[0, ..., 0].numel() * len(h) // len(sets)
+    each, values = total(h if fold is None else fold.passed(h)), h[0, ..., 0].numel() * len(h) // len(sets)
     if fold is not None:
         each = fold.a * each + fold.b * total(fold.z2) + fold.c * values
     out = torch.zeros(weight.shape[:2], device=h.device)
