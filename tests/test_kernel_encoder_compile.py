@@ -11,7 +11,7 @@ CAPABILITIES = (80, 90, 100)
 TENSOR_MEMORY = 512  # columns of a Blackwell multiprocessor; Triton compiles a kernel that needs more to a trap
 # registers a thread, shared memory in KB
 BUDGET = dict(
-    fold=(96, 1), unfold=(160, 4), spread=(128, 8), wide_forward=(255, 32), wide_input=(232, 32), wide_weight=(192, 32),
+    fold=(96, 1), unfold=(96, 4), spread=(128, 8), wide_forward=(255, 32), wide_input=(232, 32), wide_weight=(192, 32),
     row_forward=(255, 40), row_input=(232, 32), row_weight=(255, 32), scores=(96, 24), gradient=(96, 32), product=(255, 100),
     finish=(56, 2), project=(184, 64), project_rows=(112, 96), project_weights=(136, 72), queue=(48, 2), pointer=(24, 1),
 )  # fmt: skip
@@ -41,7 +41,7 @@ def compile_all(capability: int) -> dict:
     for c, d in STGCN:
         cut = gpu.fold_tile(SUBSETS, JOINTS, c, d)
         add(f"fold {c} {d}", gpu_kernels.fold_kernel, "bf16", cut)
-        add(f"unfold {c} {d}", gpu_kernels.unfold_kernel, "bf16", gpu.unfold_tile(SUBSETS, JOINTS, c, d))
+        add(f"unfold {c} {d}", gpu_kernels.unfold_kernel, "bf16", gpu.unfold_tile(SUBSETS, JOINTS, c, d), None, gpu.UNFOLD_WARPS)
         for moments in (True, False) if c == 3 else (True,):
             kernel, (cut, stages) = product_kernels.product_kernel, gpu.product_tile(JOINTS, c, d)
             cut |= dict(MOMENTS=moments)

@@ -105,6 +105,7 @@ def test_the_recorded_step(golden, monkeypatch):
     g, prefix = golden("stgcn_train_step"), "small/a1"
     model = load(g, "small", torch.float32)
     given, key_view = recorded_views(g, 1, g.t(f"{prefix}/mask_TV", torch.float32), model.fill, torch.float32)
+    model.move_keys()
     q, key = model.pair(given, key_view)
     loss, terms = model.loss(q, key, official_weights, 0)
     loss.backward()

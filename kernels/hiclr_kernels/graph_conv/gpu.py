@@ -26,7 +26,7 @@ WEIGHTS_BLOCK = 1024
 BLOCKS = 32, 64  # input and output channels of a tile of the wide kernels
 FRAMES, INPUT_FRAMES = 2, 1  # of a tile; in the gradient to the input, which holds the gradients of all edges besides
 SHARES = 132  # programs of a sum over frames
-WARPS, FORWARD_WARPS, INPUT_WARPS = 4, 8, 8
+WARPS, FORWARD_WARPS, INPUT_WARPS, UNFOLD_WARPS = 4, 8, 8, 8
 
 
 class Weights(NamedTuple):
@@ -190,7 +190,7 @@ def backward(
         cut = unfold_tile(subsets, joints, channels, out)
         with torch.cuda.device_of(x):
             kernels.unfold_kernel[subsets * (joints + out),](
-                adjacency, *own, rows.T @ given, part, *d, len(part), **cut, num_warps=WARPS
+                adjacency, *own, rows.T @ given, part, *d, len(part), **cut, num_warps=UNFOLD_WARPS
             )  # fmt: skip
         return dx.view(x.shape), d
     cut, narrow = (wide_tile(subsets, joints, channels, out, f) for f in (FRAMES, INPUT_FRAMES))
