@@ -71,7 +71,7 @@ def rights(place: Place, rng: random.Random) -> Found:
             ("prepare", "synthetic", "--subjects", 3, "--repeats", 1, "--views", 1, "--out", run / "new"),
         )
     )
-    os.chmod(place.folder / "logs", 0o777)
+    os.chmod(place.here, 0o777)
     ended = place.start(*words, user=65534 if os.getuid() == 0 else None, cwd=place.folder).wait()
     return worst(f"{' '.join(map(str, words[:2]))}, {oct(target.stat().st_mode)[-3:]} {target.name}", [ended], None)
 

@@ -3,7 +3,9 @@
 Not imported by tests, whose process has threads of its own: `scripts/campaign.py` is that process.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -22,6 +24,7 @@ from helpers import packed
 import hiclr_fast.data.loading.loader as loading
 from hiclr_fast.cli import COMMANDS, script
 
+PIPE = 1 << 20  # bytes that a child can say before it has to wait; the most that Linux grants everybody
 FINE, REFUSED, WRONG = "fine", "refused", "wrong"
 TINY = (
     "--device cpu --threads 1 --hidden-channels 2 --hidden-dim 8 --feature-dim 8 --queue-size 16 --batch-size 8 --lr 0.01 "
@@ -59,39 +62,42 @@ class Ended:
 class Child:
     """One program, or one function, in a process of its own.
 
-    what: its words, or the function. fault: called in the child first. memory: bytes of address space above what it has;
-    file_size: of the largest file it may write; user: whose rights it has.
+    what: its words, or the function. cwd: where it runs. fault: called in the child first. memory: bytes of address space above
+    what it has; file_size: of the largest file it may write; user: whose rights it has.
     """
 
     def __init__(
         self,
-        log: Path,
         what: tuple | Callable[[], object],
         *,
+        cwd: Path,
         fault: Callable[[], None] = lambda: None,
         memory: int | None = None,
         file_size: int | None = None,
         user: int | None = None,
-        cwd: Path | None = None,
     ):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.log, self.began = log, time.monotonic()
+        self.began = time.monotonic()
+        self.said, out = os.pipe()  # no file: a limit on the size of files would cut what is said
+        fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, PIPE)
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                os._exit(self._run(what, fault, memory, file_size, user, cwd))
+                os.close(self.said)
+                os._exit(self._run(out, what, fault, memory, file_size, user, cwd))
             finally:
                 os._exit(99)
+        os.close(out)
+        os.set_blocking(self.said, False)
 
-    def _run(self, what, fault, memory, file_size, user, cwd) -> int:
-        out = os.open(self.log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    def _run(self, out, what, fault, memory, file_size, user, cwd) -> int:
         os.dup2(out, 1)
         os.dup2(out, 2)
+        os.close(out)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.chdir(cwd or self.log.parent)
+        os.chdir(cwd)
         if user:
             os.setgroups([])
             os.setgid(user)
@@ -126,11 +132,20 @@ class Child:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 code = os.waitstatus_to_exitcode(status)
-                return Ended(code, self.log.read_text(errors="replace"), time.monotonic() - self.began)
+                return Ended(code, self._text(), time.monotonic() - self.began)
             time.sleep(0.005)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        return Ended(None, self.log.read_text(errors="replace"), seconds)
+        return Ended(None, self._text(), seconds)
+
+    def _text(self) -> str:
+        """What it printed; it has ended, so all is there."""
+        parts = []
+        with contextlib.suppress(BlockingIOError):  # a child of it lives and may still say something
+            while part := os.read(self.said, PIPE):
+                parts.append(part)
+        os.close(self.said)
+        return b"".join(parts).decode(errors="replace")
 
 
 class Place:
@@ -145,6 +160,8 @@ class Place:
         real = loading.make_feed  # importing DALI takes every child seconds
         loading.make_feed = lambda split, ids, size, device, dali: real(split, ids, size, device, False)
         self.folder, self.number, self.kinds = folder.resolve(), 0, {}
+        self.here = self.folder / "here"
+        self.here.mkdir()
         self.set, self.other = packed(self.folder / "set"), packed(self.folder / "other", seed=7)
         self.run = self.folder / "run"
         self._here("pretrain", "--data", self.set, "--out", self.run, *TINY, "--mining-epoch", 1)
@@ -178,11 +195,11 @@ class Place:
 
     def start(self, *words: object, **how) -> Child:
         self.number += 1
-        return Child(self.folder / "logs" / f"{self.number % 50}.txt", words, **how)
+        return Child(words, **{"cwd": self.here, **how})
 
     def call(self, function: Callable[[], object], **how) -> Child:
         self.number += 1
-        return Child(self.folder / "logs" / f"{self.number % 50}.txt", function, **how)
+        return Child(function, **{"cwd": self.here, **how})
 
 
 def at_change(n: int, folder: Path, do: Callable[[], None]) -> Callable[[], None]:

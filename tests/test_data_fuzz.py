@@ -10,7 +10,7 @@ import pytest
 from fuzz_inputs import KINDS
 
 HERE = Path(__file__).parent
-COUNT = 120  # of each kind; `scripts/campaign.py` goes on for as long as it is asked to
+COUNT = 50  # of each kind; `scripts/campaign.py` goes on for as long as it is asked to
 
 
 @pytest.mark.parametrize("part", [0, 1])

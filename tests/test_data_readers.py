@@ -207,7 +207,7 @@ def test_kill_dash_nine_leaves_the_folder_whole_or_absent(tmp_path):
     out, command = tmp_path / "set", [sys.executable, "-c", code, str(tmp_path / "raw"), str(tmp_path / "set")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
     rng, killed, whole = random.Random(0), 0, 0
-    for attempt in range(20):
+    for attempt in range(8):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
         assert process.stdout.readline() == b"ready\n"
         time.sleep(rng.random() * (0.6 if attempt else 0.05))
@@ -220,7 +220,7 @@ def test_kill_dash_nine_leaves_the_folder_whole_or_absent(tmp_path):
             for file in out.iterdir():
                 file.unlink()
             out.rmdir()
-    assert killed >= 5
+    assert killed >= 3
     subprocess.run(command, check=True, capture_output=True, env=environment)
     assert sum(map(len, open_packed(out).splits.values())) == 40
 

@@ -44,32 +44,32 @@ def follow(trainer: Pretrainer, steps: int) -> dict:
     return {"losses": torch.stack(losses), **{name: t.clone() for name, t in trainer.model.state_dict().items()}}
 
 
-def rank_main(rank: int, world: int, port: int, folder: Path, config, steps: int) -> None:
+def rank_main(rank: int, world: int, port: int, folder: Path, jobs: list[tuple]) -> None:
     torch.set_num_threads(1)
     os.environ |= dict(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    trainer = Pretrainer(config, open_packed(folder / "set"), join(torch.device("cpu")))
-    torch.save(follow(trainer, steps), folder / f"rank{rank}.pt")
+    data, ranks = open_packed(folder / "set"), join(torch.device("cpu"))
+    torch.save([follow(Pretrainer(config, data, ranks), steps) for config, steps in jobs], folder / f"rank{rank}.pt")
     leave()
 
 
-def on_ranks(world: int, folder: Path, config, steps: int) -> list[dict]:
-    mp.spawn(rank_main, (world, free_port(), folder, config, steps), nprocs=world)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+def on_ranks(world: int, folder: Path, *jobs: tuple) -> list[list[dict]]:
+    """For each (config, steps): what every rank ended with."""
+    mp.spawn(rank_main, (world, free_port(), folder, list(jobs)), nprocs=world)
+    return list(zip(*(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)), strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_agree_bit_for_bit_and_equal_one_process(tmp_path, world):
+def test_four_ranks_agree_bit_for_bit_and_equal_one_process(tmp_path):
     """The single process sees the same global batch in as many passes, so with the same statistics a part."""
     data = open_packed(packed(tmp_path / "set"))
     config = dict(dropout=0.0, batch_size=16, queue_size=32, mining_epoch=0)
-    ranks = on_ranks(world, tmp_path, tiny(**config), 2)
+    (ranks,) = on_ranks(4, tmp_path, (tiny(**config), 2))
     for other in ranks[1:]:
         for name, value in ranks[0].items():
             torch.testing.assert_close(other[name], value, rtol=0, atol=0, msg=name)
-    alone = follow(Pretrainer(tiny(**config, accumulate=world), data), 2)
+    alone = follow(Pretrainer(tiny(**config, accumulate=4), data), 2)
     for name, value in alone.items():
         if "running_" not in name and "num_batches" not in name:
             torch.testing.assert_close(ranks[0][name], value, **EQUAL, msg=lambda text, name=name: f"{name}: {text}")
@@ -77,9 +77,11 @@ def test_ranks_agree_bit_for_bit_and_equal_one_process(tmp_path, world):
 
 
 @pytest.mark.slow
-def test_running_statistics_are_the_mean_over_ranks(tmp_path):
+def test_batch_statistics_over_two_ranks(tmp_path):
+    """Running statistics are the mean over ranks; synchronised batch norm is that of the global batch."""
     data = open_packed(packed(tmp_path / "set"))
-    (first, _) = on_ranks(2, tmp_path, tiny(dropout=0.0), 1)
+    together = dict(dropout=0.0, batch_size=16, sync_batch_norm=True)
+    (first, _), (one, _) = on_ranks(2, tmp_path, (tiny(dropout=0.0), 1), (tiny(**together), 2))
     parts = []
     for index in next(Pretrainer(tiny(), data).loader.epoch(1)).index.chunk(2):
         part = Pretrainer(tiny(dropout=0.0, batch_size=4), data)
@@ -90,18 +92,10 @@ def test_running_statistics_are_the_mean_over_ranks(tmp_path):
     assert len(compared) > 80
     for name in compared:
         torch.testing.assert_close(first[name], (parts[0][name] + parts[1][name]) / 2, **EQUAL)
-
-
-@pytest.mark.slow
-def test_synchronised_batch_norm_is_that_of_the_global_batch(tmp_path):
-    data = open_packed(packed(tmp_path / "set"))
-    config = dict(dropout=0.0, batch_size=16, sync_batch_norm=True)
-    ranks = on_ranks(2, tmp_path, tiny(**config), 2)
-    alone = follow(Pretrainer(tiny(**config), data), 2)
-    for name, value in alone.items():
+    for name, value in follow(Pretrainer(tiny(**together), data), 2).items():
         if name == "losses":  # the spread is that of a part of the batch
-            value, ranks[0][name] = value[:, :-1], ranks[0][name][:, :-1]
-        torch.testing.assert_close(ranks[0][name], value, **EQUAL, msg=lambda text, name=name: f"{name}: {text}")
+            value, one[name] = value[:, :-1], one[name][:, :-1]
+        torch.testing.assert_close(one[name], value, **EQUAL, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_a_batch_that_does_not_divide(tmp_path):

@@ -63,6 +63,21 @@ def test_center_first_keeps_path_and_distance():
     np.testing.assert_allclose(kept[0, :, 20, 1] - kept[0, :, 20, 0], 1.0, atol=1e-5)
 
 
+def test_center_pose_leaves_movement_alone():
+    """Two people who differ in body alone become equal; frames without the second body stay zero."""
+    move = np.random.default_rng(1).normal(size=(50, 25, 3, 2)) * 0.1
+    a, b = move + walker(50), move + walker(50) * 1.3
+    a[30:, ..., 1], b[30:, ..., 1] = 0, 0
+    how = Preprocess(rotate="none", gaps="keep", center="pose")
+    one, other = preprocess(a, NTU, how), preprocess(b, NTU, how)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    there = one.any(axis=(0, 2))  # (T, M)
+    assert there[:, 0].all() and 30 <= there[:, 1].sum() < 50
+    np.testing.assert_allclose(one.sum(1), 0, atol=1e-4)
+    plain = preprocess(a, NTU, Preprocess(rotate="none", gaps="keep"))
+    np.testing.assert_allclose(one[..., 0], (plain - plain.mean(1, keepdims=True))[..., 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("rotate", ["frame", "first"])
 def test_rotation_removes_the_camera_yaw(rotate):
     how = Preprocess(rotate=rotate, center="first" if rotate == "first" else "frame")

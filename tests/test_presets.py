@@ -24,9 +24,9 @@ def rates(config: PretrainConfig) -> list[float]:
 
 
 def test_all_are_there():
-    assert len(set(NAMES)) == 9 * 3 * 2
+    assert len(set(NAMES)) == 10 * 3 * 2
     assert {name.split("/")[0] for name in NAMES} == {
-        *("ntu60_xsub", "ntu60_xview", "ntu120_xsub", "ntu120_xset", "pku1", "pku2", "ucla", "synthetic", "irds")
+        *("ntu60_xsub", "ntu60_xview", "ntu120_xsub", "ntu120_xset", "pku1", "pku2", "small", "ucla", "synthetic", "irds")
     }
 
 
@@ -39,7 +39,7 @@ def test_every_preset(tmp_path, name):
     assert config.weight_decay == {"stgcn": 1e-4, "dsta": 5e-4}[encoder]
     assert config.augment.mask_ratio == 0.1
     assert (config.branches, config.weights) == (("basic", "normal", "strong"), (1.0, 0.5, 0.5))
-    assert type(build_encoder(config, get_layout(config.layout))) is {"stgcn": STGCN, "dsta": DSTA}[encoder]
+    assert type(build_encoder(config, get_layout(config.layout or "coco17"))) is {"stgcn": STGCN, "dsta": DSTA}[encoder]
     save_yaml(config, tmp_path / "c.yaml")
     assert load_yaml(tmp_path / "c.yaml") == config
 
@@ -60,7 +60,7 @@ def test_schedules_of_the_release(golden, name):
 def test_quoted_yamls_are_presets(pytestconfig):
     configs = pytestconfig.rootpath / "configs"
     assert load_yaml(configs / "ntu60_xsub_joint.yaml") == replace(preset("ntu60_xsub/joint/stgcn"), data=None)
-    assert load_yaml(configs / "small.yaml") == replace(preset("ucla/joint/stgcn"), data=None, layout=None, frames=None)
+    assert load_yaml(configs / "small.yaml") == replace(preset("small/joint/stgcn"), data=None)
 
 
 @pytest.mark.parametrize(

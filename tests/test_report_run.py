@@ -123,6 +123,19 @@ def test_a_report_on_three_samples(tmp_path):
     assert len(re.findall(r"<img ", text)) == 4 and "k=5" in text and "k=10" not in text
 
 
+def test_a_report_without_labels(tmp_path):
+    """Curves, features and skeletons; nothing is said about right and wrong."""
+    data = open_packed(packed(tmp_path / "plain", train=9))
+    train_split = replace(data["train"], label=np.full_like(data["train"].label, -1))
+    write_packed(tmp_path / "set", {"train": train_split}, data.layout, (), source="test", preprocessing={})
+    data, run = open_packed(tmp_path / "set"), tmp_path / "run"
+    assert train(start(tiny(data=tmp_path / "set"), data, run), run)
+    candidate = Candidate(run / "checkpoint.pt", data, run / "eval", torch.device("cpu"))
+    text = make_report(candidate, run, tmp_path / "out").read_text()
+    assert re.findall(r"<h2>([^<]*)<", text)[:3] == ["Pretraining", "Features", "Skeletons"] and "9 training samples" in text
+    assert "not all labelled" in text and "linear" not in text and "confusion" not in text.lower()
+
+
 @pytest.mark.slow
 def test_a_browser_shows_it(report, tmp_path):
     """The page fills the window, and every picture in it can be decoded (a copy of the page is asked by a script)."""

@@ -6,18 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import packed, tiny
+from helpers import packed, split, tiny
 
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.errors import InputError
+from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.pretraining.loop import Loop
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.pretraining.start import resume
 from hiclr_fast.reports import stages
+from hiclr_fast.reports.copies import copied
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.published import published
 from hiclr_fast.reports.reproduce import pretrain_stage, reproduce
 from hiclr_fast.reports.tables import Measured, as_json, markdown
+from hiclr_fast.skeletons import LAYOUTS, STREAMS
 
 
 def test_a_table_by_hand():
@@ -117,6 +121,21 @@ def test_folds_have_their_own_folders(tmp_path):
     found = json.loads((tmp_path / "runs" / "table.json").read_text())
     assert len(found["rows"][0]["cells"]["joint"]["folds_by_seed"]["0"]) == 2 and found["environment"]["torch"]
     assert "mean over 2 folds" in found["caption"][1] and "linear epochs 1" in found["caption"][2]
+
+
+def test_a_test_that_holds_copies_is_reported_without_them_too(tmp_path):
+    """Five of twelve test samples are those of training, and 1-NN finds each of them."""
+    train_split, val = split(32), split(12, seed=1)
+    val.x[:5], val.label[:5] = train_split.x[:5], train_split.label[:5]
+    write_packed(tmp_path / "set", dict(train=train_split, val=val), LAYOUTS["ntu25"], list("abc"), source="t", preprocessing={})
+    assert copied(open_packed(tmp_path / "set")) == set(val.name[:5].tolist())
+    configs = {stream: tiny(epochs=1, knn_every=0) for stream in STREAMS}
+    one = plan(tmp_path, configs=configs, protocols=("knn", "linear"), readout=Readout("parts"))
+    assert reproduce(one)
+    rows = {(r["origin"], r["row"]): r["cells"] for r in json.loads((tmp_path / "runs" / "table.json").read_text())["rows"]}
+    assert ("raw", "linear, test without copies") in rows and rows["pretrained", "linear, test without copies"]["equal"]["n"] == 1
+    everything, clean = (rows["pretrained", f"k-NN, k=1{end}"]["joint"]["mean"] for end in ("", ", test without copies"))
+    assert everything * 12 == pytest.approx(clean * 7 + 500)
 
 
 @pytest.mark.parametrize(

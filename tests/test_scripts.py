@@ -102,14 +102,6 @@ def test_export_and_evaluate_what_was_exported(command, tmp_path, golden):
 
 
 @pytest.mark.slow
-def test_export_onnx(command, tmp_path):
-    pytest.importorskip("onnxruntime", reason="onnxruntime of the export extra is not installed")
-    packed(tmp_path / "set")
-    assert command("pretrain", "--data", "set", "--out", "run", "--epochs", 1, *TINY)[0] == 0
-    code, out, _ = command("export", "--run", "run", "--out", "out/encoder.onnx")
-    assert code == 0 and "of torch in onnxruntime" in out and Path("out/encoder.onnx").stat().st_size > 1000
-
-
 def test_a_preset_is_below_the_flags(command, tmp_path):
     packed(tmp_path / "data" / "ntu60_xsub")
     tiny = ("--epochs", 1, "--frames", 16, "--out", "run", *TINY)
@@ -201,7 +193,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_ends_like_a_straight_run(tmp_path):
-    check = [sys.executable, ROOT / "scripts" / "check_resume.py", "--epochs", "3", "--kills", "2"]
+    check = [sys.executable, ROOT / "scripts" / "check_resume.py", "--epochs", "2", "--kills", "1"]
     done = subprocess.run(check, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "metrics equal" in done.stdout and ", 0 differ" in done.stdout, done.stdout + done.stderr
 

@@ -37,11 +37,16 @@ def test_the_space_that_wins_inside_the_training_split_is_chosen():
 
 def test_groups_are_subjects_views_or_random_parts():
     one = split(30, classes=3)
-    assert inner_groups(one)[0] == "subject"
+    assert inner_groups(one, None)[0] == inner_groups(one, one)[0] == "subject"
+    two_views = type(one)(one.x, one.label, one.name, one.subject, np.arange(30) % 2)
+    third_view = type(one)(one.x, one.label, one.name, one.subject, np.full(30, 2))
+    assert inner_groups(two_views, third_view)[0] == "view"
+    others = type(one)(one.x, one.label, one.name, one.subject + 100, np.full(30, 2))
+    assert inner_groups(two_views, others)[0] == "subject"
     unknown = type(one)(one.x, one.label, one.name, np.full(30, -1), np.arange(30) % 2)
-    assert inner_groups(unknown)[0] == "view"
+    assert inner_groups(unknown, None)[0] == "view"
     nothing = type(one)(one.x, one.label, one.name, np.full(30, -1), np.full(30, -1))
-    what, group = inner_groups(nothing)
+    what, group = inner_groups(nothing, None)
     assert what == "fold" and all(len(set(one.label[group == g])) == 3 for g in range(5))
     for learn, judge in inner_folds(group, one.label):
         assert not set(learn) & set(judge)

@@ -63,6 +63,7 @@ def test_bad_grids(tmp_path, text, what):
 def test_a_grid_is_every_combination(tmp_path):
     (tmp_path / "grid.yaml").write_text("lr: [0.1, 0.2]\naugment:\n  flip_p: [0.0, 0.5]\n  blur_p: [0.1]\n")
     found = read_grid(tmp_path / "grid.yaml", tiny())
+    assert len(read_grid(None, tiny())) == 8
     assert [(c.lr, c.augment.flip_p, c.augment.blur_p) for _, c in found] == [
         (lr, flip, 0.1) for lr in (0.1, 0.2) for flip in (0.0, 0.5)
     ]

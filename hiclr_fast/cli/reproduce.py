@@ -96,7 +96,7 @@ def smoke_plan(out: Path, encoder: str) -> Plan:
         linear_epochs=2,
         finetune_epochs=2,
         semi_epochs=1,
-        semi_percent=(1, 20),
+        semi_percent=(20,),
         semi_repeats=2,
         transfer_to=out / "others",
     )

@@ -25,9 +25,10 @@ class Preprocess:
 
     frames: int = 50
     """T of the result."""
-    center: Literal["frame", "first", "none"] = "frame"
+    center: Literal["frame", "first", "pose", "none"] = "frame"
     """frame: relative to the centre joint of the same frame and body (official: where the body goes is lost); first: to the first
-    body's centre joint in the first frame (the path, and the distance between two people, stay); none: as they are."""
+    body's centre joint in the first frame (the path, and the distance between two people, stay); pose: as frame, then each body's
+    mean pose is taken off, for actions that are movement alone (posture says nothing); none: as they are."""
     rotate: Literal["frame", "first", "none", "auto"] = "frame"
     """frame: every frame is turned so that the shoulder line lies along x (official); first: the whole sequence by the first
     frame's angle; none: as the camera saw it; auto: frame, or none in a plane and for layouts without shoulders."""
@@ -121,6 +122,12 @@ def turn(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
     return np.stack([c * x[:, :, 0] - s * x[:, :, 2], x[:, :, 1], s * x[:, :, 0] + c * x[:, :, 2]], axis=2)
 
 
+def mean_pose(x: np.ndarray) -> np.ndarray:
+    """(T, V, 3, M): each body's mean over the frames that have it, zero in the others. x: (T, V, 3, M)."""
+    there = present(x)[:, None, None]
+    return there * (x.sum(0) / np.maximum(1, there.sum(0)))
+
+
 def scaled(x: np.ndarray, how: Preprocess, image: tuple[float, float] | None, where: str) -> np.ndarray:
     """Coordinates in the unit of the result, y up. x: (F, V, C, M) float64; absent bodies stay zero."""
     there = present(x)[:, None, None]
@@ -192,7 +199,7 @@ def preprocess_noted(
     if flat or how.scale != "metres" or how.unit != "m":
         x = scaled(x, how, image, where)
     there = present(x)
-    if how.center == "frame":
+    if how.center in ("frame", "pose"):
         x = x - x[:, layout.center : layout.center + 1]
     elif how.center == "first":
         x = np.where(there[:, None, None], x - x[:1, layout.center : layout.center + 1, :, :1], 0)
@@ -203,4 +210,6 @@ def preprocess_noted(
         x = np.concatenate([x, third[:, :, None]], axis=2)
     elif how.rotate != "none":
         x = turn(x, rotation_angles(x, layout.shoulders, how.rotate))
+    if how.center == "pose":
+        x[:, :, : 2 if flat else 3] -= mean_pose(x)[:, :, : 2 if flat else 3]
     return np.ascontiguousarray(x.transpose(2, 0, 1, 3), dtype=np.float32), note

@@ -42,10 +42,15 @@ def in_space(train: Features, val: Features, space: Space) -> tuple[Features, Fe
     return replace(train, feature=move(train.feature)), replace(val, feature=move(val.feature))
 
 
-def inner_groups(split: Split, seed: int = 0) -> tuple[str, np.ndarray]:
-    """(what is left out, (N,) group of every training sample): its subject, or else its view, or else one of FOLDS random parts
-    with equal shares of every class."""
-    for name in ("subject", "view"):
+def inner_groups(split: Split, test: Split | None, seed: int = 0) -> tuple[str, np.ndarray]:
+    """(what is left out, (N,) group of every training sample), so that the choice resembles the test: its view where the test's
+    views, not its subjects, are others than those of training; or else its subject; or else its view; or else one of FOLDS
+    random parts with equal shares of every class. Of the test only these two numbers are looked at."""
+
+    def apart(name: str) -> bool:
+        return test is not None and not np.isin(getattr(test, name), getattr(split, name)).any()
+
+    for name in ("view", "subject") if apart("view") and not apart("subject") else ("subject", "view"):
         values = np.asarray(getattr(split, name))
         if len(np.unique(values)) > 1 and (values >= 0).all():
             return name, values

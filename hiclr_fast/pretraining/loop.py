@@ -85,6 +85,8 @@ class Loop:
             for batch in t.loader.epoch(t.epoch, t.step):
                 t.train_step(batch)
                 t.step += 1
+                if t.step == self.first + 1:
+                    bar.unpause()  # what compiles in a first step is no part of the time left
                 bar.update(c.batch_size)
                 stopping = t.stop and t.ranks.world == 1
                 if t.step % c.read_every == 0 and (seen := self.readback.swap(t.train.health(), t.step)):

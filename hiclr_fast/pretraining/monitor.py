@@ -54,7 +54,7 @@ def compare(trainer, out: Path) -> dict[str, Any]:
 
     def judge(side: str, train: Features, val: Features) -> None:
         few = len(train.label) <= CHOSEN
-        space = choose_space(train, inner_groups(data["train"])[1], nearest)[0] if few else "plain"
+        space = choose_space(train, inner_groups(data["train"], data["val"])[1], nearest)[0] if few else "plain"
         found[side], found["spaces"][side] = nearest(*in_space(train, val, space)), space
 
     both = ("train", trainer.resident), ("val", None)
@@ -76,5 +76,5 @@ def tell(epoch: int, values: dict[str, float], config: PretrainConfig) -> None:
     if values["loss"] > COLLAPSED * limit and epoch > max(1, config.warmup_epochs):
         tqdm.write(
             f"warning: training has collapsed: the loss {values['loss']:.3f} is that of identical features "
-            f"({limit:.3f}). Lower --lr, use --init torch, or a longer --warmup-epochs"
+            f"({limit:.3f}). Lower --lr, {'' if config.init == 'torch' else 'use --init torch, '}or a longer --warmup-epochs"
         )

@@ -35,6 +35,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     "ntu120_xset": NTU,
     "pku1": NTU,
     "pku2": NTU | dict(epochs=600, drops=[500], mining_epoch=300),
+    "small": SMALL,  # hundreds to a few thousand sequences of any layout
     "ucla": SMALL | dict(layout="kinect20", frames=50),
     # the built-in actors: a first run of minutes on two CPU cores
     "synthetic": SMALL | NTU | dict(lr=0.01, warmup_epochs=2, epochs=12, mining_epoch=12, knn_every=4),

@@ -19,11 +19,13 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi, semi_name
 from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
+from hiclr_fast.evaluation.readout import OWN
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.machine import environment
 from hiclr_fast.models.load import checkpoint_of
 from hiclr_fast.pretraining.run_folder import load_run_config
+from hiclr_fast.reports.copies import copied, without_copies
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.published import published
 from hiclr_fast.reports.stages import pretrain_stage
@@ -82,6 +84,7 @@ KINDS: dict[str, tuple[Origin, bool]] = {
     "random, recalibrated": ("random", True),
     "raw": ("raw", False),
 }
+NO_COPIES = ", test without copies"
 ALL, TRAINED = tuple(KINDS), ("pretrained", "random")
 STAGES = {  # what needs features only, all have; what trains an encoder, only those that have one
     "knn": (_knn, ALL),
@@ -94,7 +97,23 @@ STAGES = {  # what needs features only, all have; what trains an encoder, only t
 }
 
 
-def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[str, str], float]:
+def clean_rows(plan: Plan, candidate: Candidate, protocol: str, copies: frozenset[str]) -> dict[str, float]:
+    """{row of the table: percent} without the test samples that are copies of training samples; empty where none is."""
+    if not copies:
+        return {}
+    if protocol == "semi":
+        folders = {f"semi, {p:g} %": candidate.folder / candidate.name_of(semi_name(p)) for p in plan.semi_percent}
+        repeats = range(plan.semi_repeats)
+        return {f"{row}{NO_COPIES}": without_copies([f / f"repeat{r}" for r in repeats], copies) for row, f in folders.items()}
+    names = {"knn": ("knn", "k-NN, k=1"), "linear": ("linear", "linear")}
+    names["finetune"] = ("supervised" if candidate.origin == "random" else "finetune", "finetune")
+    if protocol not in names:
+        return {}
+    name, row = names[protocol]
+    return {f"{row}{NO_COPIES}": without_copies([candidate.folder / candidate.name_of(name)], copies)}
+
+
+def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int, copies: frozenset[str]) -> dict[tuple[str, str], float]:
     """{(kind, row of the table): percent} of one run: all protocols, all kinds of features."""
     found: dict[tuple[str, str], float] = {}
     for kind, (origin, recalibrate) in KINDS.items():
@@ -104,31 +123,38 @@ def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int) -> dict[tuple[s
             stage, kinds = STAGES[protocol]
             candidate = own if kinds is TRAINED else frozen
             if kind in kinds:
-                found |= {(kind, row): percent for row, percent in stage(plan, candidate, seed).items()}
+                rows = stage(plan, candidate, seed) | clean_rows(plan, candidate, protocol, copies)
+                found |= {(kind, row): percent for row, percent in rows.items()}
     return found
 
 
-def fuse_streams(plan: Plan, folder: Path, seed: int) -> dict[tuple[str, str, str], float]:
+def fuse_streams(plan: Plan, folder: Path, seed: int, copies: frozenset[str]) -> dict[tuple[str, str, str], float]:
     """{(kind, row, weights): percent} of what the three streams' runs in `folder` predict together."""
     found: dict[tuple[str, str, str], float] = {}
 
-    def fused(protocol: str, weights: str) -> float:
-        runs = [run_folder(folder, stream, seed) / "eval" / protocol for stream in STREAMS]
-        out = folder / f"fused_s{seed}" / f"{protocol.replace('/', '_')}_{weights}"
-        return ensemble(runs, weights, out)["percent"]["top1"]
+    def fuse(origin: str, row: str, protocols: Sequence[str], weights: str) -> None:
+        percent, outs = [], [folder / f"fused_s{seed}" / f"{name.replace('/', '_')}_{weights}" for name in protocols]
+        for protocol, out in zip(protocols, outs, strict=True):
+            runs = [run_folder(folder, stream, seed) / "eval" / protocol for stream in STREAMS]
+            percent.append(ensemble(runs, weights, out)["percent"]["top1"])
+        found[origin, row, weights] = sum(percent) / len(percent)
+        if copies:
+            found[origin, f"{row}{NO_COPIES}", weights] = without_copies(outs, copies)
 
+    own = "" if plan.readout == OWN else f"_{plan.readout.name}"
     for weights in WEIGHTS:
         if "linear" in plan.protocols:
-            for origin, suffix in zip(ALL, ("", "_random", "_random_recalibrated", "_raw"), strict=True):
-                found[origin, "linear", weights] = fused(f"linear{suffix}", weights)
+            for origin, suffix in zip(ALL, (own, f"_random{own}", f"_random_recalibrated{own}", "_raw"), strict=True):
+                fuse(origin, "linear", [f"linear{suffix}"], weights)
         if "finetune" in plan.protocols:
-            found["pretrained", "finetune", weights] = fused("finetune", weights)
-            found["random", "finetune", weights] = fused("supervised", weights)
+            fuse("pretrained", "finetune", ["finetune"], weights)
+            fuse("random", "finetune", ["supervised"], weights)
         if "semi" in plan.protocols:
             for percent in plan.semi_percent:
                 for origin, suffix in zip(TRAINED, ("", "_random"), strict=True):
-                    repeats = [fused(f"{semi_name(percent)}{suffix}/repeat{r}", weights) for r in range(plan.semi_repeats)]
-                    found[origin, f"semi, {percent:g} %", weights] = sum(repeats) / len(repeats)
+                    name = f"{semi_name(percent)}{suffix}"
+                    repeats = [f"{name}/repeat{r}" for r in range(plan.semi_repeats)]
+                    fuse(origin, f"semi, {percent:g} %", repeats, weights)
     return found
 
 
@@ -164,15 +190,16 @@ def reproduce(plan: Plan) -> bool:
     folders = [plan.out / data.path.name if len(sets) > 1 else plan.out for data in sets]
     measured = Measured()
     for data, folder in zip(sets, folders, strict=True):
+        copies = copied(data)
         for seed in plan.seeds:
             for stream in plan.streams:
                 run = run_folder(folder, stream, seed)
                 if not pretrain_stage(replace(plan.configs[stream], stream=stream, seed=seed), data, run):
                     return False
-                for (origin, row), percent in evaluate_run(plan, run, data, seed).items():
+                for (origin, row), percent in evaluate_run(plan, run, data, seed, copies).items():
                     measured.add(origin, row, stream, seed, percent)
             if set(STREAMS) <= set(plan.streams):
-                for (origin, row, weights), percent in fuse_streams(plan, folder, seed).items():
+                for (origin, row, weights), percent in fuse_streams(plan, folder, seed, copies).items():
                     measured.add(origin, row, weights, seed, percent)
     any_run = run_folder(folders[0], plan.streams[0], plan.seeds[0])
     kind = Candidate(checkpoint_of(any_run), sets[0], any_run, plan.device).kind

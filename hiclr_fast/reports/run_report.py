@@ -10,9 +10,11 @@ import torch
 from hiclr_kernels.augment.reference import to_stream
 from jinja2 import Environment
 
+from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.drawing import Picture, animation
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
+from hiclr_fast.evaluation.features import cached_features
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.results import RESULTS, read_facts, read_results, read_scores
@@ -20,12 +22,14 @@ from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain
 from hiclr_fast.pretraining import run_folder
-from hiclr_fast.pretraining.monitor import COMPARISON
+from hiclr_fast.pretraining.monitor import COMPARISON, monitored
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.figures import confusion, curves, embedding, per_class
 
 FEWEST = 4  # samples that t-SNE can lay out
 ANIMATED = 4  # classes of which one sample moves
+SAMPLES = {"train": "training", "val": "validation"}
+Drawn = tuple[str, str, str]  # file, title, text
 TEMPLATE = Path(__file__).with_name("run_report.html")
 
 
@@ -48,18 +52,18 @@ def read_comparison(run: Path, epoch: int) -> dict[str, float]:
     return percent if found.get("epoch") == epoch else {}
 
 
-def moving(candidate: Candidate, scores: np.ndarray, path: Path) -> None:
-    """GIF of one validation sample of each of the first classes, with what the linear classifier says."""
-    val, classes = candidate.data["val"], candidate.data.classes
-    rows = [int(np.flatnonzero(val.label == c)[0]) for c in np.unique(val.label)[:ANIMATED]]
-    x = to_stream(torch.from_numpy(val.x[rows]), "joint", candidate.data.layout.parents).numpy()
-    still = np.zeros(x.shape[2:4], bool)
-    found = []
-    for row, sample in zip(rows, x, strict=True):
-        guess = int(scores[row].argmax())
-        verdict = "✓ right" if guess == val.label[row] else f"✗ wrong, predicted:\n{_wrapped(classes[guess])}"
-        found.append(Picture(_wrapped(classes[val.label[row]]), verdict, sample, still, candidate.data.space))
-    animation(found, candidate.data.layout.bones, path)
+def moving(data: Packed, rows: list[int], verdicts: list[str], path: Path) -> None:
+    """GIF of these samples of the split that is shown, each with its class and a verdict (may be empty) below."""
+    split = data[shown(data)]
+    x = to_stream(torch.from_numpy(split.x[rows]), "joint", data.layout.parents).numpy()
+    still, names = np.zeros(x.shape[2:4], bool), [_wrapped(data.class_name(split.label[row])) for row in rows]
+    found = [Picture(name, said, sample, still, data.space) for name, said, sample in zip(names, verdicts, x, strict=True)]
+    animation(found, data.layout.bones, path)
+
+
+def shown(data: Packed) -> str:
+    """The split whose samples the pictures show."""
+    return "val" if "val" in data.splits else "train"
 
 
 def _wrapped(name: str) -> str:
@@ -90,62 +94,80 @@ def beside(candidate: Candidate, out: Path) -> Candidate:
     return candidate
 
 
-def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
-    """Writes out/report.html and its pictures; k-NN and linear are evaluated when they have not been. Returns the path.
-
-    candidate: the run's pretrained encoder on its data.
-    """
-    metrics, config = read_metrics(run), load_run_config(run)
-    everything, candidate = candidate.folder, beside(candidate, out)
+def judged(candidate: Candidate, out: Path) -> tuple[dict[str, str], list[Drawn]]:
+    """(headline, pictures) of the k-NN and linear protocols, evaluated where they have not been."""
     ks = KnnConfig(usual_ks(len(candidate.splits()[0])))
     near = candidate.finished("knn") or candidate.evaluate("knn", ks, knn, quiet=True)
     linear = candidate.finished("linear") or candidate.evaluate("linear", LinearConfig(), linear_protocol, quiet=True)
     scores = read_scores(candidate.folder / candidate.name_of("linear"))
-    classes = candidate.data.classes
-    out.mkdir(parents=True, exist_ok=True)
-    baselines = read_comparison(run, metrics[-1]["epoch"])
-    curves(metrics, out / "curves.png", {name: p for name, p in baselines.items() if name != "pretrained encoder"})
-    counts = confusion(scores["label"], scores["scores"].argmax(1), classes, out / "confusion.png")
+    guess, classes, (_, val) = scores["scores"].argmax(1), candidate.data.classes, candidate.features
+    counts = confusion(scores["label"], guess, classes, out / "confusion.png")
     per_class(counts, classes, out / "per_class.png")
-    _, val = candidate.features
-    drawn = embedding(val.feature, val.label, classes, out / "tsne.png") if len(val.label) >= FEWEST else 0
-    moving(candidate, scores["scores"], out / "skeletons.gif")
     pictures = [
-        ("curves.png", "Pretraining", "What every epoch left in metrics.jsonl; dashed across: 1-NN without pretraining."),
         ("confusion.png", "Confusion matrix", "Linear protocol, last epoch, validation samples; numbers are counts."),
         ("per_class.png", "Accuracy of each class", "Linear protocol, last epoch."),
-        *[("tsne.png", "Features", f"t-SNE of {drawn} validation samples, frozen encoder, coloured by class.")] * bool(drawn),
-        ("skeletons.gif", "Skeletons", "One validation sample of each of the first classes, and the linear classifier's answer."),
     ]
-    inlined = [
-        {
-            "title": title,
-            "text": text,
-            "type": file.rsplit(".", 1)[1],
-            "data": base64.b64encode((out / file).read_bytes()).decode(),
-        }
-        for file, title, text in pictures
-    ]
+    if len(val.label) >= FEWEST:
+        drawn = embedding(val.feature, val.label, classes, out / "tsne.png")
+        said = f"t-SNE of {drawn} validation samples, frozen encoder, coloured by class."
+        pictures.append(("tsne.png", "Features", said))
+    rows = [int(np.flatnonzero(val.label == c)[0]) for c in np.unique(val.label)[:ANIMATED]]
+    right = [guess[row] == val.label[row] for row in rows]
+    wrong = [f"✗ wrong, predicted:\n{_wrapped(classes[guess[row]])}" for row in rows]
+    moving(candidate.data, rows, ["✓ right" if r else w for r, w in zip(right, wrong, strict=True)], out / "skeletons.gif")
+    text = "One validation sample of each of the first classes, and the linear classifier's answer."
     headline = {
         "linear, top-1": f"{linear['percent']['top1']:.1f} %",
         **({"linear, mean of classes": f"{linear['mean_class_top1']:.1f} %"} if "mean_class_top1" in linear else {}),
         **{f"k-NN, {name}": f"{value:.1f} %" for name, value in list(near["percent"].items())[:1]},
-        "epochs": str(metrics[-1]["epoch"]),
-        "last loss": f"{metrics[-1]['loss']:.3f}",
     }
-    page = Environment(autoescape=True).from_string(TEMPLATE.read_text())
-    environment = run_folder.read_environment(run)
-    text = page.render(
+    return headline, [*pictures, ("skeletons.gif", "Skeletons", text)]
+
+
+def unjudged(candidate: Candidate, out: Path) -> tuple[dict[str, str], list[Drawn]]:
+    """(headline, pictures) of data without labels or without a validation split: nothing can be right or wrong."""
+    data, split = candidate.data, shown(candidate.data)
+    found = cached_features(candidate.weights, data, candidate.stream, candidate.device)[split]
+    moving(data, list(range(min(ANIMATED, len(found.label)))), [""] * min(ANIMATED, len(found.label)), out / "skeletons.gif")
+    pictures = [("skeletons.gif", "Skeletons", f"The first samples of the {split} split.")]
+    if len(found.label) >= FEWEST:
+        names = ("no label", *data.classes)
+        drawn = embedding(found.feature, found.label + 1, names, out / "tsne.png")
+        said = f"t-SNE of {drawn} {split} samples, frozen encoder, coloured by class where there is one."
+        pictures.insert(0, ("tsne.png", "Features", said))
+    return {}, pictures
+
+
+def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
+    """Writes out/report.html and its pictures. Returns the path.
+
+    k-NN and linear are evaluated when they have not been; data without labels or validation split have neither. candidate:
+    the run's pretrained encoder on its data.
+    """
+    metrics, config = read_metrics(run), load_run_config(run)
+    everything, candidate, data = candidate.folder, beside(candidate, out), candidate.data
+    out.mkdir(parents=True, exist_ok=True)
+    headline, pictures = (judged if monitored(data) else unjudged)(candidate, out)
+    baselines = read_comparison(run, metrics[-1]["epoch"])
+    curves(metrics, out / "curves.png", {name: p for name, p in baselines.items() if name != "pretrained encoder"})
+    crossing = "; dashed across: 1-NN without pretraining" if baselines else ""
+    pictures.insert(0, ("curves.png", "Pretraining", f"What every epoch left in metrics.jsonl{crossing}."))
+    sizes = ", ".join(f"{len(split)} {SAMPLES.get(name, name)} samples" for name, split in data.splits.items())
+    classes = f"{len(data.classes)} classes" if data.labelled else "not all labelled"
+    text = Environment(autoescape=True).from_string(TEMPLATE.read_text()).render(
         run=run.name,
-        data=f"{candidate.data.path.name}: {len(candidate.data['train'])} training, {len(val.label)} validation samples, "
-        f"{len(classes)} classes, layout {candidate.data.layout.name}",
+        data=f"{data.path.name}: {sizes}, {classes}, layout {data.layout.name}",
         stream=candidate.stream,
-        headline=headline,
+        headline=headline | {"epochs": str(metrics[-1]["epoch"]), "last loss": f"{metrics[-1]['loss']:.3f}"},
         comparison={f"1-NN, {name}": f"{percent:.1f} %" for name, percent in baselines.items()},
-        pictures=inlined,
+        pictures=[inlined(out / file, title, text) for file, title, text in pictures],
         results=all_results(everything, candidate.weights.sha256),
         config=as_plain(config),
-        environment=environment,
+        environment=run_folder.read_environment(run),
     )
     write_text(out / "report.html", text)
     return out / "report.html"
+
+
+def inlined(file: Path, title: str, text: str) -> dict[str, str]:
+    return {"title": title, "text": text, "type": file.suffix[1:], "data": base64.b64encode(file.read_bytes()).decode()}

@@ -1,9 +1,11 @@
-"""The settings that are compared: a YAML of lists, every combination of which is tried.
+"""The settings that are compared: lists of values, every combination of which is tried; as a YAML
 
     momentum: [0.99, 0.997]
     pool: [all, parts]
     augment:
       flip_p: [0.0, 0.5]
+
+which is also what is tried where no file is given.
 """
 
 import itertools
@@ -17,6 +19,8 @@ from hiclr_fast.files.yaml_files import read_yaml
 from hiclr_fast.pretraining.config import PretrainConfig
 
 MOST = 64  # combinations
+# What mattered most on small sets: the age of the queue's keys, what features are means over, whether left and right are one.
+USUAL = {"momentum": [0.99, 0.997], "pool": ["all", "parts"], "augment": {"flip_p": [0.0, 0.5]}}
 
 
 def _leaves(values: Mapping[str, Any], where: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list]]:
@@ -38,21 +42,24 @@ def _merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return a | b | both
 
 
-def read_grid(path: Path, base: PretrainConfig) -> list[tuple[str, PretrainConfig]]:
-    """[(what differs from the base, config)] of every combination; all are checked. InputError names what does not fit."""
-    values = read_yaml(path)
+def read_grid(path: Path | None, base: PretrainConfig) -> list[tuple[str, PretrainConfig]]:
+    """[(what differs from the base, config)] of every combination of the file's (None: the usual) values; all are checked.
+
+    InputError names what does not fit.
+    """
+    where, values = str(path or "the usual grid"), read_yaml(path) if path else USUAL
     if not isinstance(values, Mapping) or not values:
-        raise InputError(f"{path}: expected a mapping from settings to lists of values to try")
-    leaves = list(_leaves(values, str(path)))
+        raise InputError(f"{where}: expected a mapping from settings to lists of values to try")
+    leaves = list(_leaves(values, where))
     combinations = list(itertools.product(*(options for _, options in leaves)))
     if len(combinations) > MOST:
-        raise InputError(f"{path}: {len(combinations)} combinations, at most {MOST}; try fewer values at a time")
+        raise InputError(f"{where}: {len(combinations)} combinations, at most {MOST}; try fewer values at a time")
     found = []
     for combination in combinations:
         change: dict[str, Any] = {}
         for (name, _), value in zip(leaves, combination, strict=True):
             change = _merged(change, _nested(name, value))
-        config = update(base, change, str(path))
+        config = update(base, change, where)
         config.check()
         said = ", ".join(f"{'.'.join(name)} {value}" for (name, _), value in zip(leaves, combination, strict=True))
         found.append((said, config))

@@ -66,7 +66,7 @@ class Scored:
 def inner_sets(data: Packed, folds: int) -> list[tuple[str, Packed]]:
     """[(what is left out, the training split without it as `train`, it as `val`)], the largest first."""
     train_split = data["train"]
-    what, group = inner_groups(train_split)
+    what, group = inner_groups(train_split, data.splits.get("val"))
     found = []
     for learn, judge in sorted(inner_folds(group, train_split.label), key=lambda fold: -len(fold[1])):
         name = f"{what}_{group[judge[0]]}"

@@ -77,7 +77,7 @@ def compared(candidate, space: Space) -> tuple[Features, Features, dict[str, Any
     train, val = candidate.features
     if space != "inner":
         return *in_space(train, val, space), {"space": space}
-    left_out, group = inner_groups(candidate.splits()[0])
+    left_out, group = inner_groups(*candidate.splits())
     chosen, percent = choose_space(train, group, nearest)
     return *in_space(train, val, chosen), {"space": chosen, "inner": {"left out": left_out, "percent": percent}}
 
