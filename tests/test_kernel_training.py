@@ -54,6 +54,7 @@ def train(model: HiCLR, steps: int, monkeypatch, kernels: str, amp: bool = False
 @pytest.mark.parametrize("encoder", ["stgcn", "dsta"])
 def test_a_step_is_the_reference(monkeypatch, encoder):
     """Losses, every gradient, running statistics, queue."""
+    use_large_tiles(monkeypatch, pairs=32, values=1 << 12)
     models = {kernels: new_model(encoder) for kernels in ("triton", "reference")}
     losses = [train(model, 1, monkeypatch, kernels) for kernels, model in models.items()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -67,6 +68,7 @@ def test_a_step_is_the_reference(monkeypatch, encoder):
 
 
 def test_the_same_step_twice_is_bit_equal(monkeypatch):
+    use_large_tiles(monkeypatch, pairs=32, values=1 << 12)
     states = []
     for _ in range(2):
         model = new_model(dropout=0.5)
@@ -77,7 +79,7 @@ def test_the_same_step_twice_is_bit_equal(monkeypatch):
 
 def test_twins_over_32_steps(monkeypatch):
     """Kernels against reference, a short encoder: losses, queue, parameters."""
-    use_large_tiles(monkeypatch)
+    use_large_tiles(monkeypatch, pairs=32, values=1 << 10)
     models, losses = {}, {}
     for kernels in ("triton", "reference"):
         torch.manual_seed(0)

@@ -33,9 +33,9 @@ from hiclr_kernels.augment.gpu_draw import (
 from hiclr_kernels.augment.reference import Stream
 
 if triton.knobs.runtime.interpret:
-    from hiclr_kernels.interpreter import correct
+    from hiclr_kernels.interpreter import correct_bfloat16
 
-    correct()
+    correct_bfloat16()
 
 __all__ = ["apply", "draw", "fill_gradient"]
 STREAMS = ("joint", "bone", "motion")

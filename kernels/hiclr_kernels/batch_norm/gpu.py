@@ -17,9 +17,9 @@ from hiclr_kernels.batch_norm.gpu_kernels import NONE, NORM, PLAIN
 from hiclr_kernels.batch_norm.parts import After, Norm, Rule
 
 if triton.knobs.runtime.interpret:
-    from hiclr_kernels.interpreter import correct
+    from hiclr_kernels.interpreter import correct_bfloat16
 
-    correct()
+    correct_bfloat16()
 
 TILE = 2048  # values a program holds at a time: 16 a thread
 WIDEST = 256  # channels of a tile

@@ -12,9 +12,9 @@ from torch import Tensor
 from hiclr_kernels.contrast.gpu_kernels import PAIR_SCALE, merge_kernel, reduce_kernel, sweep_kernel
 
 if triton.knobs.runtime.interpret:
-    from hiclr_kernels.interpreter import correct
+    from hiclr_kernels.interpreter import correct_bfloat16
 
-    correct()
+    correct_bfloat16()
 
 MAX_D = 256
 MAX_TOPK = 4  # running neighbours a row that stay in registers beside the accumulator

@@ -12,9 +12,9 @@ from hiclr_kernels.temporal.reference import Fold, Gradients, out_frames
 from hiclr_kernels.temporal.tiles import CHUNK, cdiv, covers, forward_config, inputs_config, lane_count, weights_config
 
 if triton.knobs.runtime.interpret:
-    from hiclr_kernels.interpreter import correct
+    from hiclr_kernels.interpreter import correct_bfloat16
 
-    correct()
+    correct_bfloat16()
 
 BAND_BLOCK = 1024
 JOIN_BLOCK = 64
