@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from compiling import CAPABILITIES, TENSOR_MEMORY, compile_kernel, compiled, print_compiled
+from compiling import CAPABILITIES, TENSOR_MEMORY, compile_kernel, compiled, print_compiled, some
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 B16, F16, F32 = TYPES
-# every row of BUDGET: in 16 bits every pair of dtype and D, of dtype and topk, of D and fewest or most neighbours; masked columns
-SWEEP_CASES = [(B16, 64, 0), (B16, 64, 4), (B16, 128, 0), (B16, 128, 1), (B16, 256, 4), (F16, 64, 1), (F16, 128, 4), (F16, 256, 0)]
+# every row of BUDGET; with MORE_CASES, in 16 bits every pair of dtype and D, dtype and topk, D and fewest or most neighbours, and
+# masked columns
+SWEEP_CASES = [(B16, 64, 0), (B16, 64, 4), (B16, 128, 0), (B16, 128, 1), (B16, 256, 4)]
+SWEEP_CASES += [(F16, 256, 0)]
 SWEEP_CASES += [(F32, d, topk) for d in (64, 128, 256) for topk in (0, 4)]
-SWEEP_CASES += [(B16, 96, 0), (F32, 96, 0), (F32, 16, 1)]
+MORE_CASES = [(F16, 64, 1), (F16, 128, 4), (B16, 96, 0), (F32, 16, 1), (F32, 96, 0)]
 MERGE_CASES = [(B16, 3, 128, 1), (F32, 3, 128, 0), (F32, 5, 256, 0), (F32, 5, 256, 4)]
 SPLITS = 264  # two a multiprocessor of an H200, the most that split_count gives there
 
@@ -39,7 +41,7 @@ def compile_all(capability: int) -> dict:
 
     between = dict(m_ptr="*fp32", l_ptr="*fp32", acc_ptr="*fp32", value_ptr="*fp32", index_ptr="*i32", queue_rows="i32")
     used = {}
-    for dtype, d, topk in SWEEP_CASES:
+    for dtype, d, topk in SWEEP_CASES + some(MORE_CASES, capability):
         tile, constants = launch.sweep_config(dtype, d, topk)
         q = "*fp16" if constants["PAIR"] else f"*{TYPES[dtype]}"
         types = dict(between, q_ptr=q, q_lo_ptr=q, queue_ptr=f"*{TYPES[dtype]}", rows="i32", tiles_per_split="i32", scale="fp32")

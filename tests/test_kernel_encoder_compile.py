@@ -1,7 +1,7 @@
 """The kernels of graph convolution and attention compile for real GPUs without spilling, within a budget. Needs no GPU."""
 
 import pytest
-from compiling import TENSOR_MEMORY, compile_kernel, compiled, print_compiled
+from compiling import TENSOR_MEMORY, compile_kernel, compiled, print_compiled, some
 
 # registers a thread, shared memory in KB
 BUDGET = dict(
@@ -28,26 +28,26 @@ def compile_all(capability: int) -> dict:
         options = dict(num_warps=warps) | (dict(num_stages=stages) if stages else {})
         used[name] = compile_kernel(kernel, types, constants, options, capability)
 
-    for c, d in STGCN:
+    for c, d in some(STGCN, capability):
         cut = gpu.fold_tile(SUBSETS, JOINTS, c, d)
         add(f"fold {c} {d}", gpu_kernels.fold_kernel, "bf16", cut)
         add(f"unfold {c} {d}", gpu_kernels.unfold_kernel, "bf16", cut)
-    for channels in (16, 256):
+    for channels in some([16, 256], capability):
         cut = gpu.spread_tile(JOINTS, channels)
         add(f"spread {channels}", gpu_kernels.spread_kernel, "bf16", cut | dict(ACT=True))
-    for dtype, c, d in WIDE:
+    for dtype, c, d in some(WIDE, capability):
         cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
         weight = {"weight": f"*{dtype}", "weight2": f"*{dtype}"}
         add(f"wide_forward {dtype} {c} {d}", wide_kernels.forward_kernel, dtype, cut, 1, gpu.FORWARD_WARPS, **weight)
         add(f"wide_input {dtype} {c} {d}", wide_kernels.input_kernel, dtype, narrow | dict(ADD=True), 1, **weight)
         add(f"wide_weight {dtype} {c} {d}", wide_kernels.weight_kernel, dtype, cut, 1)
-    for dtype, c, d in ROWS:
+    for dtype, c, d in some(ROWS, capability):
         cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
         weight = {"weight": f"*{dtype}"}
         add(f"row_forward {dtype} {c} {d}", row_kernels.forward_kernel, dtype, cut, 1, gpu.FORWARD_WARPS, **weight)
         add(f"row_input {dtype} {c} {d}", row_kernels.input_kernel, dtype, narrow, 1, **weight)
         add(f"row_weight {dtype} {c} {d}", row_kernels.weight_kernel, dtype, cut, 1)
-    for dtype, channels in HEADS:
+    for dtype, channels in some(HEADS, capability):
         cut = attention.config(JOINTS, SUBSETS, channels)
         add(f"scores {dtype} {channels}", attention.scores_kernel, dtype, cut, 1)
         add(f"gradient {dtype} {channels}", attention.gradient_kernel, dtype, cut, 1, grad="*fp32")

@@ -109,7 +109,8 @@ def _tiles_at_once() -> None:
         if pointers.data.size < FEW:
             return shipped_load(self, pointers, mask, other, *rest)
         kind = pointers.get_element_ty()
-        return TensorHandle(load(pointers.data, mask.data, 0 if other is None else other.data, interpreter._get_np_dtype(kind)), kind)
+        other = np.zeros(1) if other is None else other.data
+        return TensorHandle(load(pointers.data, mask.data, other, interpreter._get_np_dtype(kind)), kind)
 
     def create_masked_store(self, pointers, value, mask, *rest):
         if pointers.data.size < FEW:
