@@ -26,7 +26,7 @@ def use_large_tiles(monkeypatch, pairs: int = 256, values: int = 1 << 16) -> Non
         (norm, dict(TILE=values, SPLITS=8)),
         (graph, dict(TILE=1 << 16, SPREAD=values, SHARES=4, FRAMES=16, INPUT_FRAMES=16, BLOCKS=(128, 128))),
         (graph.wide_tile, dict(__defaults__=(16,))),
-        (temporal, dict(BAND_BLOCK=1 << 16, JOIN_BLOCK=256, weights_config=weights_config)),
+        (temporal, dict(BAND_BLOCK=1 << 16, weights_config=weights_config)),
         (temporal, dict(diagonals_constants=lambda constants: diagonals(constants) | dict(BLOCK=1 << 10, PARTS=8))),
         (tiles, dict(band_tile=band_tile)),
         (attention, dict(COLUMNS=512)),

@@ -212,7 +212,7 @@ def test_gradient_reaches_q_only(backend):
 def test_operator_contract():
     """Schema, fake implementation and autograd registration, by torch's own checker."""
     q, key, queue = (x.float() for x in problem(3, 5, 40, 64))
-    torch.library.opcheck(contrast_op, (q.requires_grad_(), key, queue, 0.07, [1.0, 0.5, 0.5], 1, "cpu"))
+    torch.library.opcheck(contrast_op, (q.requires_grad_(), key, queue, 0.07, [1.0, 0.5, 0.5], 1, "cpu", False))
 
 
 def call(b=3, n=2, q=9, d=64, dtype=torch.float32, key_dtype=None, device="cpu", **options):

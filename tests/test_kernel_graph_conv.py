@@ -31,7 +31,7 @@ def kernels(monkeypatch, request):
     """Interpreted, and every buffer that they are given is full of NaN."""
     monkeypatch.setenv("HICLR_KERNELS", "triton")
     monkeypatch.setattr(gpu, "FOLDED", request.param)
-    monkeypatch.setattr(gpu, "WIDE_DTYPES", (torch.float32, torch.bfloat16, torch.float16))
+    monkeypatch.setattr(gpu, "TILED_DTYPES", (torch.float32, torch.bfloat16, torch.float16))
     empty, empty_like = torch.empty, torch.empty_like
     monkeypatch.setattr(torch, "empty", lambda *a, **kw: empty(*a, **kw).fill_(float("nan")))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **kw: empty_like(*a, **kw).fill_(float("nan")))
@@ -62,13 +62,21 @@ def test_folding_is_exact_algebra():
 
 
 def test_two_sets_of_weights(kernels):
-    """Groups from the split on take the second set."""
+    """Groups from the split on take the second set; and the moments of the parts are those of what is stored."""
     torch.manual_seed(0)
-    a, x = torch.rand(3, 5, 5), torch.randn(4, 6, 5, 8)
-    sets = [gpu.Weights(torch.rand(3, 5, 5), torch.randn(48, 8), torch.randn(48)) for _ in range(2)]
-    z, _ = gpu.forward(x, a, sets, 3)
-    for part, own in ((slice(3), sets[0]), (slice(3, 4), sets[1])):
-        assert rms_error(z[part], reference.graph_conv(x[part], a, *own)) < 1e-6
+    a, x = torch.rand(3, 5, 5), torch.randn(4, 150, 5, 8)
+    for out in (16, 20):
+        sets = [gpu.Weights(torch.rand(3, 5, 5), torch.randn(3 * out, 8), torch.randn(3 * out) + 5) for _ in range(2)]
+        z, _, part = gpu.forward(x, a, sets, 3)
+        for rows, own in ((slice(3), sets[0]), (slice(3, 4), sets[1])):
+            assert rms_error(z[rows], reference.graph_conv(x[rows], a, *own)) < 1e-6
+        values = z.flatten(1, 2).double()
+        count, mean, squares = part[..., :out].double().unbind(2)
+        assert part.shape[1] > 1 and (count.sum(1) == 150 * 5).all()
+        joined = (count * mean).sum(1) / 750
+        assert rms_error(joined, values.mean(1)) < 1e-6
+        var = (squares + count * (mean - joined[:, None]) ** 2).sum(1) / 750
+        assert rms_error(var, values.var(1, correction=0)) < 1e-5
 
 
 @pytest.mark.parametrize(("channels", "out"), [(16, 20), (40, 33)])
@@ -79,7 +87,7 @@ def test_edges_of_every_row(monkeypatch, channels, out, dtype):
     monkeypatch.setattr(gpu, "BLOCKS", (32, 16))
     g = torch.Generator().manual_seed(0)
     x, edges = torch.randn(3, 5, 17, channels, generator=g).to(dtype), torch.randn(3, 3, 17, 17, generator=g)
-    weight, bias = torch.randn(3, out, channels, generator=g) / channels**0.5, torch.randn(out, generator=g)
+    weight, bias = torch.randn(out, 3, channels, generator=g).transpose(0, 1) / channels**0.5, torch.randn(out, generator=g)
     grad = torch.randn(3, 5, 17, out, generator=g).to(dtype)
     results = []
     for function, wide in ((row_graph_conv, dtype), (row_graph_conv_reference, torch.float64), (row_graph_conv_reference, dtype)):
@@ -96,7 +104,7 @@ def test_blocks_of_channels(monkeypatch):
     monkeypatch.setenv("HICLR_KERNELS", "triton")
     monkeypatch.setattr(gpu, "FOLDED", 0)
     monkeypatch.setattr(gpu, "BLOCKS", (16, 16))
-    monkeypatch.setattr(gpu, "WIDE_DTYPES", (torch.float32,))
+    monkeypatch.setattr(gpu, "TILED_DTYPES", (torch.float32,))
     shape = (2, 3, 5, 40, 36, 3)
     got, want = outcome(graph_conv, shape, torch.float32), outcome(reference.graph_conv, shape, torch.float32, torch.float64)
     for name, value in want.items():

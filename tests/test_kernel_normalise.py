@@ -170,6 +170,48 @@ def test_statistics_over_processes(kernels):
     torch.testing.assert_close(results[0][3].weight.grad + results[1][3].weight.grad, whole[3].weight.grad, rtol=1e-5, atol=1e-5)
 
 
+def test_parts_of_other_sizes_are_joined(kernels):
+    """More parts than a program holds, of uneven counts, far from zero, wider than the channels; and sums of as many."""
+    from hiclr_kernels.batch_norm import gpu
+
+    g = torch.Generator().manual_seed(1)
+    counts = torch.randint(1, 5, (1100,), generator=g)
+    values = 100 + torch.randn(2, int(counts.sum()), 5, generator=g, dtype=torch.float64)
+    pieces = [torch.stack([torch.full_like(p[:, 0], p.shape[1]), p.mean(1), p.var(1, correction=0) * p.shape[1]], 1)
+              for p in values.split(counts.tolist(), 1)]  # fmt: skip
+    part = torch.nn.functional.pad(torch.stack(pieces, 1).float(), (0, 3), value=float("nan"))
+    stats = gpu.statistics(values.float(), [new_norm(5, 0)], parts.Rule(0.0), None, part)
+    assert rms_error(stats[0], values.mean(1)) < 1e-6 and rms_error(stats[1], values.var(1, correction=0) ** -0.5) < 1e-5
+    sums = torch.randn(2, 1100, 4, 5, generator=g)[:, :, 1:4:2]
+    back = gpu.coefficients(sums, torch.ones(5), stats, 7)
+    assert rms_error(back.bias, sums[:, :, 0].double().sum((0, 1))) < 1e-6
+    assert rms_error(back.weight, (sums[:, :, 1].double().sum(1) * stats[1]).sum(0)) < 1e-6
+
+
+def test_inputs_of_two_encoders(kernels):
+    """Views of one encoder and a view of another: their values, gradients and running statistics are those of each alone."""
+    from hiclr_kernels.batch_norm.views import normalise_views
+
+    g = torch.Generator().manual_seed(0)
+    views = [torch.randn(2, 2, 6, 5, 3, generator=g).permute(0, 4, 2, 3, 1) * (i + 1) for i in range(3)]
+    own, other = (copy(new_norm(15, seed)) for seed in (1, 2))
+    leaves = [views[0].clone(), views[1].clone().requires_grad_()]
+    y, every = normalise_views(leaves, views[2], (own, other), rule=parts.Rule(), dtype=torch.float32)
+    assert torch.equal(y, every[: len(y)]) and y.shape == (8, 6, 5, 3) and not every.requires_grad
+    grad = torch.randn(y.shape, generator=g)
+    y.backward(grad)
+    exact = [copy(new_norm(15, seed), torch.float64) for seed in (1, 2)]
+    x = torch.stack([v.permute(0, 4, 2, 3, 1).reshape(-1, 15) for v in views]).double().requires_grad_()
+    want, theirs = (reference.normalise(rows, None, norm, None, rule=parts.Rule(), after=parts.After())
+                    for rows, norm in ((x[:2], exact[0]), (x[2:], exact[1])))  # fmt: skip
+    want.backward(grad.double().view(want.shape))
+    assert rms_error(y.view(want.shape), want) < 1e-6 and rms_error(every[len(y) :].view(theirs.shape), theirs) < 1e-6
+    assert leaves[0].grad is None and rms_error(leaves[1].grad.permute(0, 4, 2, 3, 1).reshape(-1, 15), x.grad[1]) < 1e-5
+    assert rms_error(own.weight.grad, exact[0].weight.grad) < 1e-5 and rms_error(own.bias.grad, exact[0].bias.grad) < 1e-5
+    for norm, twin in zip((own, other), exact, strict=True):
+        assert rms_error(norm.running_var, twin.running_var) < 1e-6 and norm.tracked == twin.tracked
+
+
 def test_rows_that_do_not_divide(kernels):
     with pytest.raises(ValueError, match="7 rows of a group do not divide into means of 2"):
         normalise(torch.ones(1, 7, 8), None, new_norm(8, 0), None, rule=parts.Rule(), after=parts.After(), pooled=2)

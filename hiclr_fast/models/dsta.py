@@ -12,11 +12,22 @@ import torch
 import torch.nn.functional as F
 from hiclr_kernels.attention import joint_scores
 from hiclr_kernels.attention.reference import joint_scores as attention_reference
+from hiclr_kernels.casts import cast_all
 from hiclr_kernels.graph_conv.rows import row_graph_conv
 from torch import Tensor, nn
 
 from hiclr_fast.models.encoder import PooledEncoder, projector
-from hiclr_fast.models.layers import BatchNorm, Dropout, front_conv, normalised_rows, on_triton, rows_of, working_dtype
+from hiclr_fast.models.layers import (
+    BatchNorm,
+    Dropout,
+    Weights,
+    front_conv,
+    new_seeds,
+    normalised_rows,
+    on_triton,
+    rows_of,
+    working_dtype,
+)
 from hiclr_fast.models.pooling import pool_rows
 from hiclr_fast.views.strong import Edges, add_attention_edges, drop_edges
 
@@ -67,45 +78,52 @@ class Block(nn.Module):
             nn.Identity() if same else _conv_bn(*shape) for shape in ((c_in, c_out), (c_in, c_out), (c_out, c_out, stride))
         )
 
-    def attention(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor, weights: Weights | None = None) -> Tensor:
         """(R, S, V, V), entry [u, v] weighs source joint u for target v; at least float32. x: (R, C, T, V)."""
         r, _, frames, joints = x.shape
-        qk = self.qk(x + self.encoding.to(x.dtype)).permute(0, 2, 3, 1)  # (R, T, V, 2 S c)
+        given = x + self.encoding.to(x.dtype)
+        qk = self.qk(given) if weights is None else F.conv2d(given, *weights[self.qk])
+        qk = qk.permute(0, 2, 3, 1)  # (R, T, V, 2 S c)
         qk = qk.reshape(r, frames, joints, 2, SUBSETS, -1)
         scores = joint_scores(qk.contiguous()) if self.training and on_triton(x) else attention_reference(qk)
         return torch.tanh(scores.to(self.alphas.dtype)) * self.alphas + self.attention0s
 
-    def maps(self, x: Tensor, edges: Edges | None) -> Tensor:
+    def maps(self, x: Tensor, edges: Edges | None, weights: Weights | None = None) -> Tensor:
         """`attention`, with this block's dropped and added edges."""
-        attention = self.attention(x)
+        attention = self.attention(x, weights)
         if edges is None:
             return attention
         return add_attention_edges(drop_edges(attention, edges.kept, edges.rate), edges.added)
 
-    def fused(self, x: Tensor, edges: Edges | None, bodies: int = 0) -> Tensor:
-        """`forward` in training by the Triton passes: (R, T, V, C) -> (R, T', V, C'); with bodies the pooled (N, C') instead."""
-        attention = self.maps(x.permute(0, 3, 1, 2), edges)
+    def fused(self, x: Tensor, edges: Edges | None, weights: Weights, seed: Tensor | None = None, bodies: int = 0) -> Tensor:
+        """`forward` in training by the Triton passes: (R, T, V, C) -> (R, T', V, C'); with bodies the pooled (N, C') instead.
+
+        seed: of the dropout; None: drawn here.
+        """
+        attention = self.maps(x.permute(0, 3, 1, 2), edges, weights)
         conv, norm = self.out
         weight = conv.weight.view(len(conv.bias), SUBSETS, -1).permute(1, 0, 2)
-        y = row_graph_conv(x, attention, weight, conv.bias)
-        y = self._joined(y, norm, x, self.down1)
-        y = self._joined(front_conv(y, self.ff[0]), self.ff[1], x, self.down2)
-        conv, norm = self.temporal
-        z = front_conv(y, conv)
+        y = row_graph_conv(x, attention, weight, weights[conv][1].detach())
+        y = self._joined(y, norm, x, self.down1, weights)
+        y = self._joined(front_conv(y, self.ff[0], weights), self.ff[1], x, self.down2, weights)
+        z = front_conv(y, self.temporal[0], weights)
         pooled = bodies * z.shape[1] * z.shape[2]
-        shortcut, own = (y, None) if isinstance(self.down_t, nn.Identity) else (front_conv(y, self.down_t[0]), self.down_t[1])
-        return normalised_rows(shortcut, own, z, norm, dropout=self.dropout, slope=SLOPE, pooled=pooled)
+        shortcut, own = y, None
+        if not isinstance(self.down_t, nn.Identity):
+            shortcut, own = front_conv(y, self.down_t[0], weights), self.down_t[1]
+        return normalised_rows(shortcut, own, z, self.temporal[1], dropout=self.dropout, seed=seed, slope=SLOPE, pooled=pooled)
 
     @staticmethod
-    def _joined(y: Tensor, norm: BatchNorm, x: Tensor, down: nn.Module) -> Tensor:
+    def _joined(y: Tensor, norm: BatchNorm, x: Tensor, down: nn.Module, weights: Weights) -> Tensor:
         if isinstance(down, nn.Identity):
             return normalised_rows(y, norm, x, None, slope=SLOPE)
-        return normalised_rows(y, norm, front_conv(x, down[0]), down[1], slope=SLOPE)
+        return normalised_rows(y, norm, front_conv(x, down[0], weights), down[1], slope=SLOPE)
 
     def forward(self, x: Tensor, edges: Edges | None = None) -> Tensor:
         """(R, C, T, V) -> (R, C', T', V). edges: this block's dropped and added edges."""
         if self.training and on_triton(x):
-            return self.fused(rows_of(x.to(working_dtype(x))), edges).permute(0, 3, 1, 2)
+            rows = rows_of(x.to(working_dtype(x)))
+            return self.fused(rows, edges, cast_convolutions(self, rows.dtype)).permute(0, 3, 1, 2)
         attention = self.maps(x, edges)
         r, _, frames, joints = x.shape
         gather = attention.to(x.dtype).permute(0, 3, 1, 2).reshape(r, 1, joints * SUBSETS, joints)  # ((v, s), u)
@@ -113,6 +131,16 @@ class Block(nn.Module):
         y = F.leaky_relu(self.down1(x) + self.out(y), SLOPE)
         y = F.leaky_relu(self.down2(x) + self.ff(y), SLOPE)
         return F.leaky_relu(self.dropout(self.down_t(y)) + self.temporal(y), SLOPE)
+
+
+def cast_convolutions(model: nn.Module, dtype: torch.dtype) -> Weights:
+    """Weight and bias of every convolution in that dtype, copied at once; but for the weights that a kernel rounds itself."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    rounded = [block.out[0] for block in model.modules() if isinstance(block, Block)]
+    cast = [conv for conv in convolutions if conv not in rounded]
+    found = cast_all([*(conv.weight for conv in cast), *(conv.bias for conv in convolutions)], dtype)
+    weights = dict(zip(cast, found, strict=False)) | {conv: conv.weight for conv in rounded}
+    return {conv: (weights[conv], bias) for conv, bias in zip(convolutions, found[len(cast) :], strict=True)}
 
 
 class DSTA(PooledEncoder):
@@ -154,9 +182,6 @@ class DSTA(PooledEncoder):
     def embed(self, x: Tensor) -> Tensor:
         """(N, C, T, V, M) -> rows (N * M, C', T, V), channels last."""
         rows = x.permute(0, 4, 1, 2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        if self.training and on_triton(x):
-            rows = front_conv(rows_of(rows), self.proj)
-            return normalised_rows(rows, self.bn, None, None, slope=SLOPE).permute(0, 3, 1, 2)
         return F.leaky_relu(self.bn(self.proj(rows)), SLOPE)
 
     def features(self, x: Tensor, graphs: Edges | None = None) -> Tensor:
@@ -164,12 +189,21 @@ class DSTA(PooledEncoder):
 
         graphs: the edges that every block drops and adds, from `draw_graphs`.
         """
-        n, bodies, fused = x.shape[0], x.shape[4], self.training and on_triton(x)
-        x = self.embed(x)
-        for number, block in enumerate(self.blocks):
-            edges = None if graphs is None else graphs.of(number)
-            if fused and self.plainly_pooled and number == len(self.blocks) - 1:
-                return block.fused(rows_of(x), edges, bodies)
-            x = block(x, edges)
+        n, bodies = x.shape[0], x.shape[4]
+        edges = [None if graphs is None else graphs.of(number) for number in range(len(self.blocks))]
+        if self.training and on_triton(x):
+            x, weights = x.permute(0, 4, 2, 3, 1).flatten(0, 1).contiguous(), cast_convolutions(self, working_dtype(x))
+            x = normalised_rows(front_conv(x, self.proj, weights), self.bn, None, None, slope=SLOPE)
+            seeds = new_seeds(x, (len(self.blocks),))
+            for own, block, seed in zip(edges, self.blocks, seeds, strict=True):
+                last = self.plainly_pooled and block is self.blocks[-1]
+                x = block.fused(x, own, weights, seed, bodies if last else 0)
+            if self.plainly_pooled:
+                return x
+            x = x.permute(0, 3, 1, 2)
+        else:
+            x = self.embed(x)
+            for own, block in zip(edges, self.blocks, strict=True):
+                x = block(x, own)
         pooled = pool_rows(x, self.pooling, self.segments)
         return pooled.view(n, -1, pooled.shape[1]).mean(dim=1)

@@ -1,5 +1,6 @@
 """What both encoders have: pooled features, and the projection of them that pretraining compares."""
 
+from hiclr_kernels.projection import Head
 from torch import Tensor, nn
 
 
@@ -21,6 +22,11 @@ class PooledEncoder(nn.Module):
     def plainly_pooled(self) -> bool:
         """Whether features are means over all frames and joints, which the last block can take itself."""
         return self.pooling is None and self.segments == 1
+
+    def head(self) -> Head:
+        """The projector, as the kernels take it."""
+        first, _, second = self.projector
+        return Head(first.weight, first.bias, second.weight, second.bias)
 
     def set_pooling(self, matrix: Tensor | None) -> None:
         """Part of the state where it is not None."""

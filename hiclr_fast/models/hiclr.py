@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from hiclr_kernels import projection
 from hiclr_kernels.contrast import hierarchical_contrast
 from hiclr_kernels.queue import momentum_update, queue_update
 from torch import Tensor, nn
 
-from hiclr_fast.models.layers import in_groups, on_triton
+from hiclr_fast.models.encoder import PooledEncoder
+from hiclr_fast.models.layers import in_groups, on_triton, working_dtype
 
 
 class HiCLR(nn.Module):
@@ -40,23 +42,23 @@ class HiCLR(nn.Module):
         """
         if together and graphs is None:
             with in_groups(self.encoder_q, len(views)):
-                rows = self.encoder_q(_joined(views)).unflatten(0, (len(views), -1))
-        else:
-            graphs = graphs or [None] * len(views)
-            rows = torch.stack([self.encoder_q(view, graph) for view, graph in zip(views, graphs, strict=True)])
-        return F.normalize(_wide(rows), dim=-1)
+                return _unit_rows(self.encoder_q, _joined(views)).unflatten(0, (len(views), -1))
+        graphs = graphs or [None] * len(views)
+        return torch.stack([_unit_rows(self.encoder_q, view, graph) for view, graph in zip(views, graphs, strict=True)])
 
     def pair(
         self, views: Sequence[Tensor], key_view: Tensor, graphs: Sequence[Tensor | None] | None = None, together: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """`queries` of the views, and `keys` of the key's, which move nothing: in the same launches where the encoder has them,
         else None in place of the keys."""
-        shares = hasattr(self.encoder_q, "forward_with_key") and self.encoder_q._compiled_call_impl is None
-        if not (shares and together and graphs is None and self.training and on_triton(key_view)):
+        shares = hasattr(self.encoder_q, "features_with_key") and _fuses(self.encoder_q, key_view)
+        if not (shares and together and graphs is None):
             return self.queries(views, graphs, together), None
         with in_groups(self.encoder_q, len(views)):
-            rows, key = self.encoder_q.forward_with_key(_joined(views), self.encoder_k, key_view)
-        return F.normalize(_wide(rows.unflatten(0, (len(views), -1))), dim=-1), F.normalize(_wide(key), dim=1)
+            features, every = self.encoder_q.features_with_key(views, self.encoder_k, key_view)
+        heads = self.encoder_q.head(), self.encoder_k.head()
+        q, rows = projection.unit_rows(features, every, heads, working_dtype(features))
+        return q.unflatten(0, (len(views), -1)), rows[len(q) :]
 
     def move_keys(self) -> None:
         """One step of the moving average; once a training step, by the query weights from before the optimizer's."""
@@ -67,7 +69,7 @@ class HiCLR(nn.Module):
         """(N, D) unit rows. move: first moves the key encoder."""
         if move:
             self.move_keys()
-        return F.normalize(_wide(self.encoder_k(view)), dim=1)
+        return _unit_rows(self.encoder_k, view)
 
     def loss(
         self, q: Tensor, key: Tensor, weights: Sequence[float], topk: int, *, half: bool = False, two_way: bool = False
@@ -78,14 +80,14 @@ class HiCLR(nn.Module):
         two_way: each consistency term is the mean of both directions, so that the weaker branch learns from the stronger
         too (the paper's ablation; not a setting of the release). The terms that are returned stay those of one way.
         """
-        q, key, queue = (x.bfloat16() if half else x for x in (q, key, self.queue))
+        queue, how = self.queue, dict(temperature=self.temperature, half=half)
         if not two_way:
-            return hierarchical_contrast(q, key, queue, temperature=self.temperature, weights=weights, topk=topk)
+            return hierarchical_contrast(q, key, queue, weights=weights, topk=topk, **how)
         halved = [weights[0], *(w / 2 for w in weights[1:])]
-        loss, terms = hierarchical_contrast(q, key, queue, temperature=self.temperature, weights=halved, topk=topk)
+        loss, terms = hierarchical_contrast(q, key, queue, weights=halved, topk=topk, **how)
         for weaker, stronger, w in zip(q[:-1], q[1:], halved[1:], strict=True):
             pair = torch.stack([stronger.detach(), weaker])
-            loss = loss + hierarchical_contrast(pair, key, queue, temperature=self.temperature, weights=(0.0, w))[0]
+            loss = loss + hierarchical_contrast(pair, key, queue, weights=(0.0, w), **how)[0]
         return loss, terms
 
     def enqueue(self, key: Tensor) -> None:
@@ -98,6 +100,16 @@ def _joined(views: Sequence[Tensor]) -> Tensor:
     return torch.cat([view.permute(0, 4, 2, 3, 1) for view in views]).permute(0, 4, 2, 3, 1)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: unit rows are normalised and compared in full precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _fuses(encoder: nn.Module, x: Tensor) -> bool:
+    """Whether the kernels take the encoder's features of x to its projection: in training, and not compiled."""
+    plain = not isinstance(encoder, PooledEncoder) or encoder._compiled_call_impl is not None
+    return not plain and encoder.training and on_triton(x)
+
+
+def _unit_rows(encoder: nn.Module, x: Tensor, graph: Tensor | None = None) -> Tensor:
+    """(N, D) unit rows, at least float32: they are normalised and compared in full precision."""
+    if _fuses(encoder, x):
+        features = encoder.features(x, graph).float().contiguous()
+        return projection.unit_rows(features, features, (encoder.head(),), working_dtype(x))[0]
+    rows = encoder(x) if graph is None else encoder(x, graph)
+    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)

@@ -107,6 +107,7 @@ def normalised_rows(
     norm_y: BatchNorm | None,
     *,
     dropout: "Dropout | None" = None,
+    seed: Tensor | None = None,
     slope: float = 1.0,
     pooled: int = 0,
     dtype: torch.dtype | None = None,
@@ -117,31 +118,22 @@ def normalised_rows(
         raise ValueError(f"{len(x)} rows do not divide into {either.groups} groups")
     x1, x2 = (None if t is None else t.reshape(either.groups, -1, t.shape[-1]) for t in (x, y))
     norms = (None if n is None else n.as_kernel() for n in (norm, norm_y))
-    out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout), pooled=pooled, dtype=dtype)
+    out = kernel.normalise(x1, x2, *norms, rule=either.rule, after=after(x, slope, dropout, seed), pooled=pooled, dtype=dtype)
     return out if pooled else out.view(x.shape)
 
 
-class _ZeroGradient(torch.autograd.Function):
-    """y, with a gradient of zero to a bias that it contains."""
-
-    @staticmethod
-    def forward(ctx, y, bias):
-        ctx.save_for_backward(bias)
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, torch.zeros_like(ctx.saved_tensors[0])
+Weights = dict[nn.Conv2d, tuple[Tensor, Tensor]]
 
 
-def front_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The convolution of rows (R, T, V, C) contiguous, in front of a batch norm: its bias's gradient is zero by algebra."""
+def front_conv(x: Tensor, conv: nn.Conv2d, weights: Weights) -> Tensor:
+    """The convolution of rows (R, T, V, C) contiguous, in front of a batch norm: its bias's gradient is zero by algebra.
+
+    weights: of `conv`, from `cast_all`, which gives the bias that gradient.
+    """
+    weight, bias = weights[conv]
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
-        y = F.linear(x, conv.weight.flatten(1), conv.bias.detach())
-    else:
-        y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias.detach(), conv.stride, conv.padding)
-        y = rows_of(y)
-    return _ZeroGradient.apply(y, conv.bias)
+        return F.linear(x, weight.flatten(1), bias.detach())
+    return rows_of(F.conv2d(x.permute(0, 3, 1, 2), weight, bias.detach(), conv.stride, conv.padding))
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

@@ -5,10 +5,13 @@ aggregates over joints before its 1x1 convolution (fewer values, since no block 
 becomes a bias per joint. `official.py` maps the parameter names to the official ones.
 """
 
+from collections.abc import Sequence
+
 import torch
 from hiclr_kernels import batch_norm as norms
 from hiclr_kernels import stgcn_block as kernel
 from hiclr_kernels.batch_norm.parts import After
+from hiclr_kernels.batch_norm.views import normalise_views
 from hiclr_kernels.graph_conv.reference import graph_conv
 from torch import Tensor, nn
 
@@ -128,7 +131,7 @@ class STGCN(PooledEncoder):
         graphs: (10, K, V, V), every block's own adjacency instead of A.
         """
         if self.training and on_triton(x):
-            return self._fused(x, graphs, None, None)[0]
+            return self._fused(x, graphs)
         n, bodies, where = x.shape[0], x.shape[4], None
         rows = self.normalize_input(x)
         exporting = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()  # shapes must not depend on values
@@ -140,23 +143,26 @@ class STGCN(PooledEncoder):
         rows = pool_rows(rows, self.pooling, self.segments)
         return (rows if where is None else rows[where]).view(n, bodies, -1).mean(dim=1)
 
-    def forward_with_key(self, x: Tensor, key: "STGCN", key_x: Tensor) -> tuple[Tensor, Tensor]:
-        """Projections of x, by this encoder, and of key_x, by that one and without gradient: in training, in the same launches.
+    def features_with_key(self, views: Sequence[Tensor], key: "STGCN", key_view: Tensor) -> tuple[Tensor, Tensor]:
+        """`features` of the views, one after another, by this encoder; and those with the key view's behind them, by that
+        one and without gradient: in training, in the same launches.
 
-        x: `groups` views (`in_groups`) of as many samples each as key_x has. Where `on_triton(x)`.
+        Views (N, C, T, V, M), each a group of every batch norm (`in_groups`). Where `on_triton(key_view)`.
         """
-        features, key_features = self._fused(x, None, key, key_x)
-        with torch.no_grad():
-            key_rows = key.projector(key_features)
-        return self.projector(features), key_rows
+        both, rule = (self.data_bn.as_kernel(), key.data_bn.as_kernel()), self.data_bn.rule
+        rows, every = normalise_views(views, key_view, both, rule=rule, dtype=working_dtype(key_view))
+        return self._blocks(rows, every, None, key, key_view)
 
-    def _fused(self, x: Tensor, graphs: Tensor | None, key: "STGCN | None", key_x: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Pooled features of x, and without gradient those of key_x, if any, in training."""
+    def _fused(self, x: Tensor, graphs: Tensor | None) -> Tensor:
+        """`features` in training."""
+        rows = self._fused_input(x)
+        return self._blocks(rows, rows, graphs, None, x)[0]
+
+    def _blocks(
+        self, rows: Tensor, every: Tensor, graphs: Tensor | None, key: "STGCN | None", x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled features of rows (R, T, V, C), and of all of which these are the first; x: one of the inputs."""
         seeds, bodies = new_seeds(x, (len(self.blocks),)), x.shape[4]
-        rows = every = self._fused_input(x)
-        if key is not None:
-            with torch.no_grad():
-                every = torch.cat([rows, key._fused_input(key_x)])
         for number, block in enumerate(self.blocks):
             adjacency = self.A if graphs is None else graphs[number]
             last = number == len(self.blocks) - 1
@@ -167,7 +173,7 @@ class STGCN(PooledEncoder):
             rows, every = block.fused(rows, every, adjacency, follows, pooled, twin)
         if not self.plainly_pooled:
             rows, every = (self._pooled(r, bodies) for r in (rows, every))
-        return rows, every[len(rows) :]
+        return rows, every
 
     def _pooled(self, rows: Tensor, bodies: int) -> Tensor:
         """(N, P * C) of rows (N * M, T, V, C)."""

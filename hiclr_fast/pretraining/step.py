@@ -71,9 +71,11 @@ class TrainStep:
             for index, ids in zip(batch.index.chunk(c.accumulate), batch.ids.chunk(c.accumulate), strict=True)
         ]
         with self.phase("exchange"):
-            seen = torch.stack([numbers for _, numbers in parts]).mean(0)
+            keys, seen = parts[0]
+            if len(parts) > 1:
+                keys, seen = torch.cat([key for key, _ in parts]), torch.stack([numbers for _, numbers in parts]).mean(0)
             self.ranks.average([*self._gradients(), *self._running_statistics(), seen])
-            keys = self.ranks.gather(torch.cat([key for key, _ in parts]))
+            keys = self.ranks.gather(keys)
         with self.phase("optimizer"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -99,9 +101,8 @@ class TrainStep:
             half = c.amp and self.device.type == "cuda"
             loss, terms = model.loss(q, key, c.weights, topk, half=half, two_way=c.consistency == "two-way")
         with self.phase("backward"):
-            self.scaler.scale(loss / c.accumulate).backward()
-        self.seen_q.copy_(q.detach())
-        self.seen_key.copy_(key)
+            self.scaler.scale(loss / c.accumulate if c.accumulate > 1 else loss).backward()
+        torch._foreach_copy_([self.seen_q, self.seen_key], [q.detach(), key])
         spread = q[0].detach().std(0).norm()  # 1: directions differ as much as they can, 0: all the same
         return key, torch.cat([loss.detach()[None], terms, spread[None], self.stopping[None]]).float()
 

@@ -26,6 +26,24 @@ def _temporal(a: dict[str, Any], tiles: int) -> dict[str, int]:
     return dict(flops=2 * tiles * math.prod(a[name] for name in ("M", "STEPS", "BI", "F", "OB")))
 
 
+def _product(a: dict[str, Any]) -> dict[str, int]:
+    """With the folded graph, whole tiles."""
+    frames = math.ceil(a["L"] / a["BM"]) * a["BM"] * len(a["x"])
+    columns, depth = (math.ceil(n / a[b]) * a[b] for n, b in ((a["V"] * a["DP"], "BN"), (a["W"], "BK")))
+    return dict(flops=2 * frames * columns * depth)
+
+
+def _projector(a: dict[str, Any], products: int) -> dict[str, int]:
+    """Of the rows that are given, products with both weights."""
+    return dict(flops=2 * a["N"] * a["M"] * (a["H"] + a["F"]) * products)
+
+
+def _shortcut(a: dict[str, Any], products: int) -> dict[str, int]:
+    """That many products of all rows of the shortcut's x, as far as it is read, with the padded weights."""
+    width = math.ceil(a["D"] / a["BLOCK"]) * a["BLOCK"]
+    return dict(flops=2 * products * (a["x"].numel() // a["C"]) * a["CP"] * width)
+
+
 WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # op.kernel: its arguments -> any of flops, read, write (bytes)
     "attention.scores_kernel": lambda a: _attention(a, "scores", 1),
     "attention.gradient_kernel": lambda a: _attention(a, "grad", 2),
@@ -33,8 +51,20 @@ WORK: dict[str, Callable[[dict[str, Any]], dict[str, int]]] = {  # op.kernel: it
     "graph_conv.forward_kernel": lambda a: _graph_conv(a, 1),
     "graph_conv.input_kernel": lambda a: _graph_conv(a, 2),
     "graph_conv.weight_kernel": lambda a: _graph_conv(a, 1),
+    "graph_conv.product_kernel": _product,
+    "projection.forward_kernel": lambda a: _projector(a, 1),
+    "projection.rows_kernel": lambda a: _projector(a, 1),
+    "projection.weights_kernel": lambda a: _projector(a, 1),
+    "stgcn_block.moments_kernel": lambda a: _shortcut(a, 1),
+    "stgcn_block.end_kernel": lambda a: _shortcut(a, 1),
+    "stgcn_block.reduce_kernel": lambda a: _shortcut(a, 1),
+    "stgcn_block.spread_kernel": lambda a: _shortcut(a, 2),
+    "stgcn_block.weights_kernel": lambda a: _shortcut(a, 2),
     "temporal.forward_kernel": lambda a: _temporal(a, math.prod(a["part_ptr"].shape[:2])),
     "temporal.inputs_kernel": lambda a: _temporal(a, math.prod(a["part_ptr"].shape[:2])),
+    "temporal.joint_kernel": lambda a: _temporal(
+        a, 2 * len(a["part_ptr"]) * -(-a["rows"] * a["V"] // a["M"]) * -(-a["T"] // a["F"])
+    ),
     "temporal.weights_kernel": lambda a: _temporal(
         a, len(a["part_ptr"]) // a["lanes"] * -(-a["rows"] * a["V"] // a["M"]) * -(-a["TO"] // a["F"])
     ),

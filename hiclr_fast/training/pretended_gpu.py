@@ -48,7 +48,7 @@ def pretending(outside: Callable[[], bool], launch: Callable[[Any, tuple, dict[s
         for target, name, value in (
             (FakeTensor, "device", property(lambda t: GPU if outside() else shipped(t))),
             (FakeTensor, "is_cuda", property(lambda t: outside())),
-            (torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(multi_processor_count=MULTIPROCESSORS)),
+            (torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(multi_processor_count=MULTIPROCESSORS, major=9)),
             (torch.nn.functional, "dropout", fused_dropout),  # what torch does on CUDA
             (torch, "autocast", lambda device_type, *rest, **more: autocast("cpu", *rest, **more)),
             (torch, "is_autocast_enabled", lambda *_: casting("cpu")),

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from hiclr_kernels.backend import choose_backend
+
 
 @torch.no_grad()
 def queue_update(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
@@ -14,6 +16,10 @@ def queue_update(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
     """
     if keys.shape[0] > queue.shape[0]:
         raise ValueError(f"{keys.shape[0]} keys for {queue.shape[0]} queue rows: make the queue a multiple of the batch")
+    if choose_backend(queue.device, queue.dtype) == "triton" and queue.is_contiguous():
+        from hiclr_kernels import queue_gpu  # here: a machine without Triton imports the rest
+
+        return queue_gpu.queue_update(queue, pointer, keys)
     rows = (pointer + torch.arange(keys.shape[0], device=queue.device)) % queue.shape[0]
     queue.index_copy_(0, rows, keys.to(queue.dtype))
     pointer.add_(keys.shape[0]).remainder_(queue.shape[0])

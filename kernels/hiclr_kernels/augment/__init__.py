@@ -57,6 +57,7 @@ class _Views(torch.autograd.Function):
     @staticmethod
     def forward(ctx, fill, x, index, draws, mirror, parents, stream, out_dtype, backend):
         ctx.draws, ctx.backend = draws, backend
+        ctx.set_materialize_grads(False)
         out = _module(backend).apply(x, index, draws, mirror, parents, stream, fill, out_dtype)
         views = tuple(v.permute(0, 4, 2, 3, 1) for v in out.unbind())  # (N, M, T, V, 3) in memory
         ctx.mark_non_differentiable(*(v for v, masked in zip(views, draws.masked, strict=True) if not masked))
@@ -64,10 +65,11 @@ class _Views(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        draws, total = ctx.draws, 0
+        draws, total = ctx.draws, None
         for w, grad in enumerate(grads):
-            if draws.masked[w]:
-                total = total + _module(ctx.backend).fill_gradient(grad, draws.keep[w])
+            if draws.masked[w] and grad is not None:
+                own = _module(ctx.backend).fill_gradient(grad, draws.keep[w])
+                total = own if total is None else total + own
         return total, *(None,) * 8
 
 

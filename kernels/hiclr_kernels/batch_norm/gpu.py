@@ -24,7 +24,7 @@ if triton.knobs.runtime.interpret:
 TILE = 2048  # values a program holds at a time: 16 a thread
 WIDEST = 256  # channels of a tile
 SPLITS = 512  # programs that share the groups of a sum: three or four a multiprocessor
-JOINED = 2048  # partial sums that a program joins at a time
+JOINED = 2048  # parts, by groups and channels, that a program joins at a time
 WARPS, JOIN_WARPS = 4, 8
 
 
@@ -55,9 +55,10 @@ def splits(groups: int, rows: int, rows_of_tile: int) -> tuple[int, int]:
 
 
 def join_tile(groups: int, parts: int, channels: int) -> dict[str, int]:
-    gp, sp = power_of_2(groups), power_of_2(parts)
-    block = max(1, min(power_of_2(channels), JOINED // (gp * sp)))
-    return dict(G=groups, C=channels, S=parts, GP=gp, SP=sp, BLOCK=block)
+    """Of a program that joins the parts of all groups: few channels, so that it takes many parts at a time."""
+    gp = power_of_2(groups)
+    sp = min(power_of_2(parts), max(1, JOINED // gp))
+    return dict(G=groups, C=channels, GP=gp, SP=sp, BLOCK=max(1, min(power_of_2(channels), JOINED // (gp * sp))))
 
 
 def _new(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -65,40 +66,41 @@ def _new(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tenso
 
 
 def statistics(
-    x: Tensor, norms: Sequence[Norm], rule: Rule, split: int | None = None, known: tuple[Tensor, Tensor] | None = None
+    x: Tensor, norms: Sequence[Norm], rule: Rule, split: int | None = None, part: Tensor | None = None
 ) -> Tensor:
     """(4, G, C) float32 of x (G, L, C): mean, 1 / deviation, scale, shift; moves the running statistics, group by group.
 
-    norms: of the groups before `split`, and of those from it on. known: mean and biased variance (G, C) of x, if they
-    are: rows of one stride.
+    norms: of the groups before `split`, and of those from it on. part: (G, S, 3, W >= C) count, mean and sum of squared
+    deviations of the parts of every group, where who made x left them.
     """
     groups, rows, channels = x.shape
     with torch.cuda.device_of(x):
-        if known is None:
-            cut = tile(channels)
-            count, size = splits(groups, rows, cut["ROWS"])
-            part = _new(x, groups, count, 2, channels)
-            grid = (count, groups, triton.cdiv(channels, cut["BLOCK"]))
-            sums.moments_kernel[grid](x, part, rows, **cut, num_warps=WARPS)
-            given, strides, unit = (part, part[:, :, 1]), (count * 2 * channels, 2 * channels), 1.0
-        else:
-            count, size, given, strides, unit = 1, rows, known, (known[0].stride(0), 0), float(rows)
-        joins = join_tile(groups, count, channels)
+        part = moments(x) if part is None else part
+        (count, width), joins = (part.shape[1], part.shape[3]), join_tile(groups, part.shape[1], channels)
         grid = (triton.cdiv(channels, joins["BLOCK"]),)
         if rule.mean_of is not None:
             both = _new(x, 2, groups, channels, dtype=torch.float64)
-            sums.join_kernel[grid](*given, both, *strides, rows, size, unit, **joins, num_warps=JOIN_WARPS)
-            both = rule.mean_of(both)
-            given, strides, joins = (both[0], both[1]), (channels, 0), join_tile(groups, 1, channels)
-            grid = (triton.cdiv(channels, joins["BLOCK"]),)
+            sums.join_kernel[grid](part, both, count, width, **joins, num_warps=JOIN_WARPS)
+            part = rule.mean_of(both)
         total = rows * rule.world
         unbias = total / max(1, total - 1)
         stats = _new(x, 4, groups, channels)
         sums.finish_kernel[grid](
-            *given, *norms[0], *norms[-1], stats, *strides, rows, size, unit, rule.eps, rule.momentum, unbias, split or groups,
-            **joins, RAW=rule.mean_of is not None, TWO=len(norms) == 2, num_warps=JOIN_WARPS,
+            part, *norms[0], *norms[-1], stats, count, width, rule.eps, rule.momentum, unbias, split or groups, **joins,
+            RAW=rule.mean_of is not None, TWO=len(norms) == 2, num_warps=JOIN_WARPS,
         )  # fmt: skip
     return stats
+
+
+def moments(x: Tensor) -> Tensor:
+    """(G, S, 3, C) count, mean and sum of squared deviations of S chunks of every group of x (G, L, C)."""
+    groups, rows, channels = x.shape
+    cut = tile(channels)
+    count, _ = splits(groups, rows, cut["ROWS"])
+    part = _new(x, groups, count, 3, channels)
+    grid = (count, groups, triton.cdiv(channels, cut["BLOCK"]))
+    sums.moments_kernel[grid](x, part, rows, **cut, num_warps=WARPS)
+    return part
 
 
 def _arguments(first: Operand, second: Operand | None, after: After) -> tuple[tuple, tuple, dict[str, int], int]:
@@ -151,7 +153,7 @@ class Back(NamedTuple):
 def coefficients(
     part: Tensor, weight: Tensor, stats: Tensor, rows: int, mean_of: Callable[[Tensor], Tensor] | None = None, front: bool = False
 ) -> Back:
-    """part: (groups, S, 2, C) float32, sums of h and h (x - mean) over chunks of a group's `rows`; any strides of G and S."""
+    """part: (groups, S, 2, C) float32, sums of h and h (x - mean) over parts of a group's `rows`; any strides but of C."""
     groups, count, _, channels = part.shape
     out, d = _new(part, 3, groups, channels), _new(part, 2 + front, channels)
     joins, shared = join_tile(groups, count, channels), part
@@ -159,7 +161,7 @@ def coefficients(
         shared = mean_of(part.double().sum(1))  # (G, 2, C)
     with torch.cuda.device_of(part):
         sums.coefficients_kernel[triton.cdiv(channels, joins["BLOCK"]),](
-            part, shared, weight, stats, out, d[0], d[1], d[-1], *part.stride()[:2], 1 / rows, stats.shape[1], **joins,
+            part, shared, weight, stats, out, d[0], d[1], d[-1], count, *part.stride()[:3], 1 / rows, stats.shape[1], **joins,
             SHARED=mean_of is not None, FRONT=front, num_warps=JOIN_WARPS,
         )  # fmt: skip
     return Back(out, d[0], d[1], d[2] if front else None)

@@ -1,7 +1,7 @@
 """Triton sums of batch norm: moments of groups of rows, what is made of them, and what the backward pass makes of its sums.
 
-x: (G, L, C) contiguous. A norm's `stats` is (4, G, C) float32: mean, 1 / deviation, scale, shift. Sums of chunks are joined in a
-fixed order, in float64.
+x: (G, L, C) contiguous. A norm's `stats` is (4, G, C) float32: mean, 1 / deviation, scale, shift. Sums of parts are joined in a
+fixed order, in float64, by the kernel that needs them: SP parts of GP groups at a time.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def moments_kernel(x, part, L, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """part (G, S, 2, C): mean and sum of squared deviations of chunk s. Welford's update a cell of the tile, then Chan's."""
+    """part (G, S, 3, C): count, mean, sum of squared deviations of chunk s. Welford's update a cell of the tile, then Chan's."""
     s, g, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     c = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     size = tl.cdiv(tl.cdiv(L, splits), ROWS) * ROWS
@@ -33,35 +33,48 @@ def moments_kernel(x, part, L, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.co
     total = tl.maximum(end - begin, 1).to(tl.float32)
     joined = tl.sum(mean * n, 0) / total
     d = mean - joined[None, :]
-    place = part + (g * splits + s) * (2 * C) + c
-    tl.store(place, joined, c < C)
-    tl.store(place + C, tl.sum(m2 + n * d * d, 0), c < C)
+    place = part + (g * splits + s) * (3 * C) + c
+    tl.store(place, tl.zeros_like(joined) + tl.maximum(end - begin, 0), c < C)
+    tl.store(place + C, joined, c < C)
+    tl.store(place + 2 * C, tl.sum(m2 + n * d * d, 0), c < C)
 
 
 @triton.jit
-def _joined(first, second, group_stride, chunk_stride, L, size, unit, g, s, c, S, G, C, RAW: tl.constexpr):
-    """Mean and biased variance (GP, BLOCK) float64, from means and unit * second of chunks of `size` rows; RAW: mean of x^2."""
+def _moments(part, g, c, first, S, W, G: tl.constexpr, C: tl.constexpr, SP: tl.constexpr):
+    """Count, mean and sum of squared deviations (GP, SP, BLOCK) float64 of parts `first` to first + SP - 1."""
+    s = first + tl.arange(0, SP)
     ok = (g < G)[:, None, None] & (s < S)[None, :, None] & (c < C)[None, None, :]
-    at = g[:, None, None] * group_stride + s[None, :, None] * chunk_stride + c[None, None, :]
-    means = tl.load(first + at, ok, other=0.0).to(tl.float64)
-    squares = tl.load(second + at, ok, other=0.0).to(tl.float64)
-    if RAW:
-        mean = tl.sum(means, 1)
-        return mean, tl.maximum(tl.sum(squares, 1) - mean * mean, 0.0)
-    n = tl.maximum(0, tl.minimum(size, L - s * size)).to(tl.float64)[None, :, None]
-    mean = tl.sum(means * n, 1) / L
-    d = tl.where(ok, means - mean[:, None, :], 0.0)
-    return mean, tl.sum(squares * unit + n * d * d, 1) / L
+    at = part + ((g[:, None, None] * S + s[None, :, None]) * (3 * W) + c[None, None, :])
+    n = tl.load(at, ok, other=0.0).to(tl.float64)
+    mean = tl.load(at + W, ok, other=0.0).to(tl.float64)
+    return n, mean, tl.load(at + 2 * W, ok, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def _joined(part, g, c, S, W, G: tl.constexpr, C: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, BLOCK: tl.constexpr):
+    """Mean and biased variance (GP, BLOCK) float64 of moments (G, S, 3, W) of parts (Chan et al. 1979)."""
+    total = tl.zeros((GP, BLOCK), tl.float64)
+    count, m2 = total, total
+    for first in range(0, S, SP):
+        n, means, _ = _moments(part, g, c, first, S, W, G, C, SP)
+        count += tl.sum(n, 1)
+        total += tl.sum(n * means, 1)
+    count = tl.maximum(count, 1.0)
+    mean = total / count
+    for first in range(0, S, SP):
+        n, means, squares = _moments(part, g, c, first, S, W, G, C, SP)
+        d = means - mean[:, None, :]
+        m2 += tl.sum(squares + n * d * d, 1)
+    return mean, m2 / count
 
 
 @triton.jit
 def join_kernel(
-    first, second, out, group_stride, chunk_stride, L, size, unit, G: tl.constexpr, C: tl.constexpr, S: tl.constexpr,
-    GP: tl.constexpr, SP: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    part, out, S, W, G: tl.constexpr, C: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, BLOCK: tl.constexpr
+):
     """out (2, G, C) float64: mean and mean square of every group, which may be averaged over processes."""
-    g, s, c = tl.arange(0, GP), tl.arange(0, SP), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mean, var = _joined(first, second, group_stride, chunk_stride, L, size, unit, g, s, c, S, G, C, False)
+    g, c = tl.arange(0, GP), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mean, var = _joined(part, g, c, S, W, G, C, GP, SP, BLOCK)
     ok = (g < G)[:, None] & (c < C)[None, :]
     place = out + g[:, None] * C + c[None, :]
     tl.store(place, mean, ok)
@@ -88,14 +101,22 @@ def _run(running_mean, running_var, tracked, mean, var, g, c, inside, momentum, 
 
 @triton.jit
 def finish_kernel(
-    first, second, weight, bias, running_mean, running_var, tracked, weight2, bias2, running_mean2, running_var2, tracked2,
-    stats, group_stride, chunk_stride, L, size, unit, eps, momentum, unbias, split, G: tl.constexpr, C: tl.constexpr,
-    S: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, BLOCK: tl.constexpr, RAW: tl.constexpr, TWO: tl.constexpr,
+    part, weight, bias, running_mean, running_var, tracked, weight2, bias2, running_mean2, running_var2, tracked2, stats,
+    S, W, eps, momentum, unbias, split, G: tl.constexpr, C: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr,
+    BLOCK: tl.constexpr, RAW: tl.constexpr, TWO: tl.constexpr,
 ):  # fmt: skip
-    """Statistics of every group, and the running ones, updated group by group. Groups from `split` on are of the second set."""
-    g, s, c = tl.arange(0, GP), tl.arange(0, SP), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Statistics of every group, and the running ones, updated group by group. Groups from `split` on are of the second set.
+
+    part: (G, S, 3, W) moments of parts; with RAW (2, G, C) float64, what `join_kernel` wrote.
+    """
+    g, c = tl.arange(0, GP), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = c < C
-    mean, var = _joined(first, second, group_stride, chunk_stride, L, size, unit, g, s, c, S, G, C, RAW)
+    if RAW:
+        every = (g < G)[:, None] & inside[None, :]
+        mean = tl.load(part + g[:, None] * C + c[None, :], every, other=0.0)
+        var = tl.maximum(tl.load(part + (G + g)[:, None] * C + c[None, :], every, other=0.0) - mean * mean, 0.0)
+    else:
+        mean, var = _joined(part, g, c, S, W, G, C, GP, SP, BLOCK)
     mean, var = mean.to(tl.float32), var.to(tl.float32)
     w, b = tl.load(weight + c, inside, other=0.0)[None, :], tl.load(bias + c, inside, other=0.0)[None, :]
     if TWO:
@@ -117,21 +138,26 @@ def finish_kernel(
 
 @triton.jit
 def coefficients_kernel(
-    part, shared, weight, stats, out, d_weight, d_bias, d_front, group_stride, chunk_stride, per, G_ALL, G: tl.constexpr,
-    C: tl.constexpr, S: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, BLOCK: tl.constexpr, SHARED: tl.constexpr,
+    part, shared, weight, stats, out, d_weight, d_bias, d_front, S, group_stride, part_stride, second, per, G_ALL,
+    G: tl.constexpr, C: tl.constexpr, GP: tl.constexpr, SP: tl.constexpr, BLOCK: tl.constexpr, SHARED: tl.constexpr,
     FRONT: tl.constexpr,
 ):  # fmt: skip
     """out (3, G, C): dx = out0 * h + out1 * x + out2. d_front: of a bias in front of the norm, zero by algebra.
 
-    part: sums of h and h (x - mean) of chunks; shared (G, 2, C) float64: their mean over the processes, if SHARED.
+    part: sums of h and, `second` further, of h (x - mean), of S parts; shared (G, 2, C) float64: their mean over the processes,
+    if SHARED.
     """
-    g, s, c = tl.arange(0, GP), tl.arange(0, SP), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    g, c = tl.arange(0, GP), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = c < C
     ok = (g < G)[:, None] & inside[None, :]
-    every = ok[:, None, :] & (s < S)[None, :, None]
-    at = g[:, None, None] * group_stride + s[None, :, None] * chunk_stride + c[None, None, :]
-    total = tl.sum(tl.load(part + at, every, other=0.0).to(tl.float64), 1)
-    product = tl.sum(tl.load(part + at + C, every, other=0.0).to(tl.float64), 1)
+    total = tl.zeros((GP, BLOCK), tl.float64)
+    product = total
+    for first in range(0, S, SP):
+        s = first + tl.arange(0, SP)
+        every = ok[:, None, :] & (s < S)[None, :, None]
+        at = part + (g[:, None, None] * group_stride + s[None, :, None] * part_stride + c[None, None, :])
+        total += tl.sum(tl.load(at, every, other=0.0).to(tl.float64), 1)
+        product += tl.sum(tl.load(at + second, every, other=0.0).to(tl.float64), 1)
     here = g[:, None] * C + c[None, :]
     mean, rstd = tl.load(stats + here, ok, other=0.0), tl.load(stats + G_ALL * C + here, ok, other=0.0)
     tl.store(d_weight + c, tl.sum(product * rstd, 0).to(tl.float32), inside)

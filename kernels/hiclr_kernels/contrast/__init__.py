@@ -26,30 +26,35 @@ from hiclr_kernels.contrast.reference import TEMPERATURE, WEIGHTS, check_contras
 
 @torch.library.custom_op("hiclr::contrast", mutates_args=())
 def contrast_op(
-    q: Tensor, key: Tensor, queue: Tensor, temperature: float, weights: Sequence[float], topk: int, backend: str
+    q: Tensor, key: Tensor, queue: Tensor, temperature: float, weights: Sequence[float], topk: int, backend: str, half: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """loss (), terms (B,), gradient of the loss to q (B, N, D); all in at least float32."""
+    """loss (), terms (B,), gradient of the loss to q (B, N, D); all in at least float32. half: Triton, of bfloat16 rows."""
     if backend == "cpu":
         return cpu.contrast(q, key, queue, temperature, weights, topk)
     from hiclr_kernels.contrast import gpu  # here: this module imports on machines without Triton
 
+    if half:
+        q, key, queue = gpu.rounded(q, key, queue)
     return gpu.contrast(q, key, queue, temperature, weights, topk)
 
 
 @contrast_op.register_fake
-def _(q, key, queue, temperature, weights, topk, backend):
+def _(q, key, queue, temperature, weights, topk, backend, half):
     wide = q.new_empty(q.shape, dtype=torch.promote_types(q.dtype, torch.float32))
     return wide.new_empty(()), wide.new_empty(q.shape[0]), wide
 
 
 def _save_gradient(ctx, inputs, output):
     ctx.save_for_backward(output[2])
+    ctx.set_materialize_grads(False)
     ctx.dtype = inputs[0].dtype
 
 
 def _scale_gradient(ctx, grad_loss, grad_terms, grad_grad):
+    if grad_loss is None:
+        return (None,) * 8
     (grad,) = ctx.saved_tensors
-    return (grad_loss * grad).to(ctx.dtype), None, None, None, None, None, None
+    return (grad_loss * grad).to(ctx.dtype), None, None, None, None, None, None, None
 
 
 contrast_op.register_autograd(_scale_gradient, setup_context=_save_gradient)
@@ -63,11 +68,13 @@ def hierarchical_contrast(
     temperature: float = TEMPERATURE,
     weights: Sequence[float] = WEIGHTS,
     topk: int = 0,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Loss and its terms; `contrast.reference.hierarchical_contrast` is the same function in plain torch.
 
     q: (B, N, D) L2-normalised queries, weakest view first; key: (N, D); queue: (Q, D); one dtype and one device.
     topk > 0: InfoNCE's positives are the key and the union over the branches of each query's topk queue rows.
+    half: of the rows rounded to bfloat16.
     Returns loss (), with gradient to q only, and terms (B,) detached and unweighted: InfoNCE, then the consistencies;
     both at least float32. Memory beyond the arguments: O(B N D), for any queue length.
     Triton: bfloat16, float16, or float32 kept to 22 bits (elements below 63 in magnitude); D up to 256, topk up to 4.
@@ -77,7 +84,9 @@ def hierarchical_contrast(
     if not q.dtype == key.dtype == queue.dtype or not q.is_floating_point():
         raise ValueError(f"q is {q.dtype}, key {key.dtype}, queue {queue.dtype}: give all three the same floating dtype")
     backend = choose_backend(q.device, q.dtype)
+    if half and backend != "triton":
+        q, key, queue, half = q.bfloat16(), key.bfloat16(), queue.bfloat16(), False
     if backend == "reference":
         return reference.hierarchical_contrast(q, key, queue, temperature=temperature, weights=weights, topk=topk)
-    loss, terms, _ = contrast_op(q, key, queue, temperature, list(weights), topk, backend)
+    loss, terms, _ = contrast_op(q, key, queue, temperature, list(weights), topk, backend, half)
     return loss, terms.detach()

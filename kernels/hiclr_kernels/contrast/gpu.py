@@ -101,6 +101,13 @@ def slots_of(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def rounded(*tensors: Tensor) -> list[Tensor]:
+    """To bfloat16, all in one launch."""
+    out = [torch.empty_like(t, dtype=torch.bfloat16, memory_format=torch.contiguous_format) for t in tensors]
+    torch._foreach_copy_(out, [t.contiguous() for t in tensors])
+    return out
+
+
 def contrast(
     q: Tensor, key: Tensor, queue: Tensor, temperature: float, weights: Sequence[float], topk: int
 ) -> tuple[Tensor, Tensor, Tensor]:

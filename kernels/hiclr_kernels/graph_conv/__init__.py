@@ -23,7 +23,7 @@ class _GraphConv(torch.autograd.Function):
     def forward(ctx, x, adjacency, importance, weight, bias):
         from hiclr_kernels.graph_conv import gpu  # here: a machine without Triton imports the rest
 
-        z, folded = gpu.forward(x[None].flatten(1, 2), adjacency, (gpu.Weights(importance, weight, bias),), 1)
+        z, folded, _ = gpu.forward(x[None].flatten(1, 2), adjacency, (gpu.Weights(importance, weight, bias),), 1, moments=False)
         ctx.save_for_backward(x, adjacency, importance, weight, bias, *(folded or ()))
         return z.view(*x.shape[:3], -1)
 
@@ -33,7 +33,7 @@ class _GraphConv(torch.autograd.Function):
 
         x, adjacency, importance, weight, bias, *folded = ctx.saved_tensors
         dz = grad.contiguous()[None].flatten(1, 2)
-        sums = dz.sum((0, 1), dtype=torch.float32).flatten()
+        sums = dz.sum((0, 1), dtype=torch.float32).flatten()[None]
         own, folded = gpu.Weights(importance, weight, bias), gpu.Folded(*folded) if folded else None
         dx, d = gpu.backward(dz, sums, x[None].flatten(1, 2), adjacency, own, folded, None)
         return dx.view(x.shape), None, *d

@@ -1,4 +1,4 @@
-"""Launches the graph convolution: one product of torch with the folded weights, or the Triton kernels of wide inputs.
+"""Launches the graph convolution: one product with the folded weights, or the Triton kernels of wide inputs.
 
 Rows of the groups from `split` on use the second of two sets of weights, and have no gradient.
 """
@@ -13,16 +13,20 @@ from torch import Tensor
 from hiclr_kernels.batch_norm.gpu import Back, power_of_2, splits
 from hiclr_kernels.graph_conv import gpu_kernels as kernels
 from hiclr_kernels.graph_conv import wide_kernels as wide
+from hiclr_kernels.graph_conv.product_kernels import product_kernel
 
 FOLDED = 32  # input channels up to which the folded product has few zeros enough: at 64 it costs six times the operations
 SUBSETS = 3  # of the Triton kernels
 TILE = 4096  # values a program of the folded weights holds
 SPREAD = 2048
-WIDE_DTYPES = (torch.bfloat16, torch.float16)  # float32 without tensor cores gains nothing from the wide kernels, and spills
+TILED_DTYPES = (torch.bfloat16, torch.float16)  # float32 without tensor cores gains nothing from the tiles, and spills
+PRODUCT_WARPS = 8
+JOINED, UNFOLDED = 1024, 512  # values of partial sums that a program reads at a time
+WEIGHTS_BLOCK = 1024
 BLOCKS = 32, 64  # input and output channels of a tile of the wide kernels
 FRAMES, INPUT_FRAMES = 2, 1  # of a tile; in the gradient to the input, which holds the gradients of all edges besides
 SHARES = 132  # programs of a sum over frames
-WARPS, FORWARD_WARPS = 4, 8
+WARPS, FORWARD_WARPS, INPUT_WARPS = 4, 8, 8
 
 
 class Weights(NamedTuple):
@@ -42,12 +46,30 @@ class Folded(NamedTuple):
 
 def folds(channels: int, subsets: int, dtype: torch.dtype) -> bool:
     """Whether the product with folded weights is the way."""
-    return channels <= FOLDED or subsets > SUBSETS or dtype not in WIDE_DTYPES
+    return channels <= FOLDED or subsets > SUBSETS or dtype not in TILED_DTYPES
 
 
 def fold_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
     vp, cp = power_of_2(joints), power_of_2(c)
     return dict(K=subsets, V=joints, C=c, D=d, VP=vp, CP=cp, BLOCK=max(1, min(power_of_2(max(d, joints)), TILE // (vp * cp))))
+
+
+def unfold_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
+    cut = fold_tile(subsets, joints, c, d)
+    return dict(cut, PARTS=max(1, UNFOLDED // cut["BLOCK"]))
+
+
+def product_tile(joints: int, c: int, d: int) -> tuple[dict[str, int], int]:
+    """Constants and stages. Rows that begin anywhere, the first block's, are loaded value by value: fewer of them at a time."""
+    width = joints * c
+    rows, depth, stages = (128, 64, 3) if width % 8 == 0 else (64, 32, 1)
+    return dict(V=joints, W=width, D=d, DP=max(16, power_of_2(d)), BM=rows, BN=128, BK=depth), stages
+
+
+def finish_tile(subsets: int, joints: int, c: int, d: int) -> dict[str, int]:
+    j, block = max(16, power_of_2(joints)), min(max(16, power_of_2(d)), 64)
+    sizes = dict(J=j, DB=block, EB=max(1, JOINED // j), PARTS=JOINED // block, BLOCK=WEIGHTS_BLOCK)
+    return dict(K=subsets, V=joints, C=c, D=d, **sizes)
 
 
 def wide_tile(subsets: int, joints: int, c: int, d: int, frames: int = FRAMES) -> dict[str, int]:
@@ -75,28 +97,67 @@ def fold(adjacency: Tensor, sets: Sequence[Weights], dtype: torch.dtype) -> Fold
     return Folded(matrix, column)
 
 
-def forward(x: Tensor, adjacency: Tensor, sets: Sequence[Weights], split: int) -> tuple[Tensor, Folded | None]:
-    """z (G, L, V, D) of x (G, L, V, C), and the folded weights where they were made."""
+def forward(
+    x: Tensor, adjacency: Tensor, sets: Sequence[Weights], split: int, folded: Folded | None = None, moments: bool = True
+) -> tuple[Tensor, Folded | None, Tensor | None]:
+    """z (G, L, V, D) of x (G, L, V, C); the folded weights where they were made, or given; and the moments of its parts.
+
+    moments: (G, S, 3, W >= D) as `batch_norm.gpu.statistics` takes them, where they are wanted and the kernels have them.
+    """
     groups, frames, joints, channels = x.shape
     subsets, out = len(adjacency), sets[0].weight.shape[0] // len(adjacency)
-    z = torch.empty(groups, frames, joints, out, dtype=x.dtype, device=x.device)
+    z, tiled = torch.empty(groups, frames, joints, out, dtype=x.dtype, device=x.device), x.dtype in TILED_DTYPES
+    part = None
     if folds(channels, subsets, x.dtype):
-        folded = fold(adjacency, sets, x.dtype)
-        for number, part in enumerate((slice(split), slice(split, None))[: len(sets)]):
-            rows, to = (t[part].view(-1, joints * t.shape[-1]) for t in (x, z))
+        folded = fold(adjacency, sets, x.dtype) if folded is None else folded
+        cut, stages = product_tile(joints, channels, out)
+        if tiled and cut["DP"] <= cut["BN"]:
+            tiles = triton.cdiv(frames, cut["BM"]), triton.cdiv(joints * cut["DP"], cut["BN"])
+            part = torch.empty(groups, tiles[0] * tiles[1], 3, cut["DP"], device=x.device) if moments else None
+            with torch.cuda.device_of(x):
+                product_kernel[groups * tiles[0] * tiles[1],](
+                    x, *folded, z, z if part is None else part, frames, split, **cut, MOMENTS=moments, num_warps=PRODUCT_WARPS,
+                    num_stages=stages,
+                )  # fmt: skip
+            return z, folded, part
+        for number, group in enumerate((slice(split), slice(split, None))[: len(sets)]):
+            rows, to = (t[group].view(-1, joints * t.shape[-1]) for t in (x, z))
             torch.addmm(folded.column[number], rows, folded.matrix[number].T, out=to)
-        return z, folded
-    cut = wide_tile(subsets, joints, channels, out)
-    given = [s._replace(weight=s.weight.to(x.dtype)) for s in sets]
+        return z, folded, None
+    part = torch.empty(groups, triton.cdiv(frames, FRAMES), 3, out, device=x.device) if moments else None
+    _wide(x, adjacency, sets, z, split, part, None, None)
+    return z, None, part
+
+
+def _wide(x, adjacency, sets, z, split, part: Tensor | None, stats: Tensor | None, active: Tensor | None) -> None:
+    """z by the kernels of wide inputs; the moments of its parts; what a batch norm with stats and ReLU make of it."""
+    (groups, frames, joints, channels), out = x.shape, z.shape[-1]
+    cut = wide_tile(len(adjacency), joints, channels, out)
+    unused = z if stats is None else stats
     with torch.cuda.device_of(x):
-        grid = (triton.cdiv(frames, FRAMES), triton.cdiv(out, cut["DB"]), groups)
-        options = dict(num_warps=FORWARD_WARPS, num_stages=1)
-        wide.forward_kernel[grid](x, adjacency, *given[0], *given[-1], z, frames, split, **cut, **options)
-    return z, None
+        wide.forward_kernel[triton.cdiv(frames, FRAMES), triton.cdiv(out, cut["DB"]), groups](
+            x, adjacency, *sets[0], *sets[-1], z, z if part is None else part, unused, z if active is None else active, frames,
+            split, unused.shape[1], **cut, MOMENTS=part is not None, ACT=active is not None, num_warps=FORWARD_WARPS,
+            num_stages=1,
+        )  # fmt: skip
+
+
+def again(
+    x: Tensor, adjacency: Tensor, own: Weights, folded: Folded | None, stats: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """z of x (GQ, L, V, C) once more, and relu(n(z)) by stats of the batch norm behind, where given and made in passing."""
+    groups, frames, joints, channels = x.shape
+    subsets, out = len(adjacency), len(own.bias) // len(adjacency)
+    if folds(channels, subsets, x.dtype):
+        return forward(x, adjacency, (own,), groups, folded, moments=False)[0], None
+    z = torch.empty(groups, frames, joints, out, dtype=x.dtype, device=x.device)
+    active = None if stats is None else torch.empty_like(z)
+    _wide(x, adjacency, (own,), z, groups, None, stats, active)
+    return z, active
 
 
 def spread(grad: Tensor, z: Tensor, stats: Tensor, back: Back, slope: float) -> tuple[Tensor, Tensor]:
-    """Gradient of z (GQ, L, V, D) through its batch norm and activation, and (V * D,) float32, its sums over frames.
+    """Gradient of z (GQ, L, V, D) through its batch norm and activation, and (P, V * D) float32, its sums over parts of frames.
 
     grad: behind the activation, or with slope 1 before it.
     """
@@ -111,13 +172,13 @@ def spread(grad: Tensor, z: Tensor, stats: Tensor, back: Back, slope: float) -> 
             grad, z, stats, back.coefficients, dz, part, slope, frames, stats.shape[1], groups, **cut, ACT=slope != 1,
             num_warps=WARPS,
         )  # fmt: skip
-    return dz, part.sum((0, 1))
+    return dz, part.view(-1, width)
 
 
 def backward(
-    dz: Tensor, sums: Tensor, x: Tensor, adjacency: Tensor, own: Weights, folded: Folded | None, before: Tensor | None
+    dz: Tensor, part: Tensor, x: Tensor, adjacency: Tensor, own: Weights, folded: Folded | None, before: Tensor | None
 ) -> tuple[Tensor, Weights]:
-    """Gradients of x, with `before` added to it, and of the weights. dz: (G, L, V, D), sums its (V * D,), x: (G, L, V, C)."""
+    """Gradients of x, with `before` added to it, and of the weights. dz: (G, L, V, D), part its (P, V * D), x: (G, L, V, C)."""
     joints, channels = x.shape[2:]
     subsets, out = len(adjacency), dz.shape[-1]
     frames = dz.shape[0] * dz.shape[1]
@@ -126,29 +187,30 @@ def backward(
         rows, given = dz.view(frames, -1), x.view(frames, -1)
         matrix = folded.matrix[0]
         dx = rows @ matrix if before is None else torch.addmm(before.view(frames, -1), rows, matrix)
-        cut = fold_tile(subsets, joints, channels, out)
+        cut = unfold_tile(subsets, joints, channels, out)
         with torch.cuda.device_of(x):
             kernels.unfold_kernel[subsets * (joints + out),](
-                adjacency, *own, rows.T @ given, sums, *d, **cut, num_warps=WARPS
+                adjacency, *own, rows.T @ given, part, *d, len(part), **cut, num_warps=WARPS
             )  # fmt: skip
         return dx.view(x.shape), d
     cut, narrow = (wide_tile(subsets, joints, channels, out, f) for f in (FRAMES, INPUT_FRAMES))
     tiles, j = triton.cdiv(frames, FRAMES), cut["J"]
     shares, blocks = min(SHARES, tiles), (triton.cdiv(channels, cut["CB"]), triton.cdiv(out, cut["DB"]))
-    weight, dx = own.weight.to(x.dtype), torch.empty_like(x)
+    dx = torch.empty_like(x)
     edges = torch.empty(subsets, shares * blocks[0], j, j, dtype=torch.float32, device=x.device)
-    part = torch.empty(max(1, shares // subsets), subsets * out, channels, dtype=torch.float32, device=x.device)
+    weights = torch.empty(max(1, shares // subsets), subsets * out, channels, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         wide.input_kernel[shares, blocks[0]](
-            dz, x, adjacency, own.importance, weight, dx if before is None else before, dx, edges, frames,
-            triton.cdiv(frames, INPUT_FRAMES), **narrow, ADD=before is not None, num_warps=WARPS, num_stages=1,
+            dz, x, adjacency, own.importance, own.weight, dx if before is None else before, dx, edges, frames,
+            triton.cdiv(frames, INPUT_FRAMES), **narrow, ADD=before is not None, num_warps=INPUT_WARPS, num_stages=1,
         )  # fmt: skip
-        wide.weight_kernel[len(part), subsets, blocks[0] * blocks[1]](
-            dz, x, adjacency, own.importance, part, frames, tiles, **cut, num_warps=WARPS, num_stages=1
+        wide.weight_kernel[len(weights), subsets, blocks[0] * blocks[1]](
+            dz, x, adjacency, own.importance, weights, frames, tiles, **cut, num_warps=WARPS, num_stages=1
         )  # fmt: skip
-    by_joint = sums.view(joints, out)
-    shift = own.bias.view(subsets, out) @ by_joint.T  # (K, W)
-    torch.mul(edges.sum(1)[:, :joints, :joints] + shift[:, None], adjacency, out=d.importance)
-    torch.sum(part, 0, out=d.weight)
-    torch.mm((adjacency * own.importance).sum(1), by_joint, out=d.bias.view(subsets, out))
+        last = finish_tile(subsets, joints, channels, out)
+        grid = subsets * (joints + triton.cdiv(out, last["DB"])) + triton.cdiv(d.weight.numel(), last["BLOCK"])
+        wide.finish_kernel[grid,](
+            adjacency, own.importance, own.bias, edges, weights, part, *d, edges.shape[1], len(weights), len(part), **last,
+            num_warps=WARPS,
+        )  # fmt: skip
     return dx, d

@@ -15,6 +15,16 @@ def _edges(adjacency, importance, k, v, w, ok, V: tl.constexpr):
 
 
 @triton.jit
+def _summed(part, at, ok, P, W, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """Sums (BLOCK,) of the columns `at` of part (P, W), PARTS rows at a time, in order."""
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, P, PARTS):
+        p = first + tl.arange(0, PARTS)
+        total += tl.sum(tl.load(part + p[:, None] * W + at[None, :], (p < P)[:, None] & ok[None, :], other=0.0), 0)
+    return total
+
+
+@triton.jit
 def fold_kernel(
     adjacency, importance, weight, bias, importance2, weight2, bias2, matrix, column, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, VP: tl.constexpr, CP: tl.constexpr, BLOCK: tl.constexpr,
@@ -41,10 +51,13 @@ def fold_kernel(
 
 @triton.jit
 def unfold_kernel(
-    adjacency, importance, weight, bias, d_matrix, d_column, d_importance, d_weight, d_bias, K: tl.constexpr, V: tl.constexpr,
-    C: tl.constexpr, D: tl.constexpr, VP: tl.constexpr, CP: tl.constexpr, BLOCK: tl.constexpr,
+    adjacency, importance, weight, bias, d_matrix, part, d_importance, d_weight, d_bias, P, K: tl.constexpr, V: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, VP: tl.constexpr, CP: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """The first K * V programs: the importance of the edges to one joint; K * D more: the weights of one output channel."""
+    """The first K * V programs: the importance of the edges to one joint; K * D more: the weights of one output channel.
+
+    part: (P, V * D), whose sums are the gradient of the column.
+    """
     v, c, i = tl.arange(0, VP), tl.arange(0, CP), tl.arange(0, BLOCK)
     if tl.program_id(0) < K * V:
         k, w = tl.program_id(0) // V, tl.program_id(0) % V
@@ -57,7 +70,7 @@ def unfold_kernel(
             grad = tl.load(d_matrix + at, ok, other=0.0).to(tl.float32)
             at = (k * D + d)[:, None] * C + c[None, :]
             total += grad * tl.load(weight + at, (d < D)[:, None] & (c < C)[None, :], other=0.0)[:, None, :]
-            shift += tl.load(bias + k * D + d, d < D, other=0.0) * tl.load(d_column + w * D + d, d < D, other=0.0)
+            shift += tl.load(bias + k * D + d, d < D, other=0.0) * _summed(part, w * D + d, d < D, P, V * D, BLOCK, PARTS)
         grad = tl.sum(tl.sum(total, 2), 0) + tl.sum(shift, 0)
         at = (k * V + v) * V + w
         tl.store(d_importance + at, grad * tl.load(adjacency + at, v < V, other=0.0), v < V)
@@ -73,7 +86,7 @@ def unfold_kernel(
             ok = inside[:, :, None] & (c < C)[None, None, :]
             at = (w * D + d)[:, None, None] * (V * C) + (v * C)[None, :, None] + c[None, None, :]
             total += tl.load(d_matrix + at, ok, other=0.0).to(tl.float32) * a[:, :, None]
-            shift += tl.sum(a, 1) * tl.load(d_column + w * D + d, w < V, other=0.0)
+            shift += tl.sum(a, 1) * _summed(part, w * D + d, w < V, P, V * D, BLOCK, PARTS)
         tl.store(d_weight + n * C + c, tl.sum(tl.sum(total, 1), 0), c < C)
         tl.store(d_bias + n, tl.sum(shift, 0))
 

@@ -1,6 +1,8 @@
 """Triton kernels of the graph convolution whose edges differ from row to row (attention maps): tiles of frames of one row.
 
     z[r, t, w] = sum_k W_k sum_v a[r, k, v, w] x[r, t, v] + b      x: (R, T, V, C); edges: (R, K, V, V) float32; weight: (K, D, C)
+
+Weights lie as they do in the convolution that has them: TO_K from one k to the next, TO_D from one d.
 """
 
 import triton
@@ -19,7 +21,7 @@ def _edges(edges, r, k, v, w, K: tl.constexpr, V: tl.constexpr, J: tl.constexpr)
 @triton.jit
 def forward_kernel(
     x, edges, weight, bias, z, T, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
-    F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr,
+    F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr, TO_K: tl.constexpr, TO_D: tl.constexpr,
 ):  # fmt: skip
     r, d = tl.program_id(0), tl.program_id(1) * DB
     own, ci, v = d + tl.arange(0, DB), tl.arange(0, CB), tl.arange(0, J)
@@ -32,8 +34,8 @@ def forward_kernel(
                 a = _edges(edges, r, k, v[None, :], v[:, None], K, V, J).to(tile.dtype)  # (w, v)
                 y = tl.reshape(tl.dot(a, tile, input_precision="ieee").to(tile.dtype), (J * F, CB))
                 ok = (c + ci < C)[:, None] & (own < D)[None, :]
-                w = tl.load(weight + (k * D + own)[None, :] * C + (c + ci)[:, None], ok, other=0.0)
-                acc = tl.dot(y, w, acc, input_precision="ieee")
+                w = tl.load(weight + (k * TO_K + own * TO_D)[None, :] + (c + ci)[:, None], ok, other=0.0)
+                acc = tl.dot(y, w.to(y.dtype), acc, input_precision="ieee")
         at, ok = _rows(z, r.to(tl.int64) * T * (V * D), first, d, T, V, D, J, F, DB)
         tl.store(at, acc.to(z.dtype.element_ty), ok)
 
@@ -41,7 +43,7 @@ def forward_kernel(
 @triton.jit
 def input_kernel(
     dz, x, edges, weight, dx, d_edges, rows, T, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
-    J: tl.constexpr, F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr,
+    J: tl.constexpr, F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr, TO_K: tl.constexpr, TO_D: tl.constexpr,
 ):  # fmt: skip
     """dx[v] = sum_kw a[k, v, w] (W_k^T dz[w]); d_edges (blocks of C, R, K, V, V): sums of x (W_k^T dz)^T."""
     r, c = tl.program_id(0), tl.program_id(1) * CB
@@ -56,8 +58,8 @@ def input_kernel(
             for d in range(0, D, DB):
                 at, ok = _rows(dz, r.to(tl.int64) * T * (V * D), first, d, T, V, D, J, F, DB)
                 ok_w = (d + di < D)[:, None] & (c + ci < C)[None, :]
-                w = tl.load(weight + (k * D + d + di)[:, None] * C + (c + ci)[None, :], ok_w, other=0.0)
-                y = tl.dot(tl.load(at, ok, other=0.0), w, y, input_precision="ieee")
+                w = tl.load(weight + (k * TO_K + (d + di) * TO_D)[:, None] + (c + ci)[None, :], ok_w, other=0.0)
+                y = tl.dot(tl.load(at, ok, other=0.0), w.to(tile.dtype), y, input_precision="ieee")
             y = tl.reshape(y.to(tile.dtype), (J, F * CB))
             a = _edges(edges, r, k, v[:, None], v[None, :], K, V, J).to(tile.dtype)  # (v, w)
             acc = tl.dot(a, y, acc, input_precision="ieee")
@@ -83,9 +85,12 @@ def input_kernel(
 @triton.jit
 def weight_kernel(
     dz, x, edges, part, rows, T, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
-    F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr,
+    F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr, TO_K: tl.constexpr, TO_D: tl.constexpr,
 ):  # fmt: skip
-    """part (S, K, D, C): gradients of W_k over every S-th row. One program a share, a k and a block of (c, d)."""
+    """part (S, K * D * C), each as the weights lie: gradients of W_k over every S-th row.
+
+    One program a share, a k and a block of (c, d).
+    """
     s, k, blocks = tl.program_id(0), tl.program_id(1), tl.cdiv(D, DB)
     c, d = tl.program_id(2) // blocks * CB, tl.program_id(2) % blocks * DB
     v = tl.arange(0, J)
@@ -99,5 +104,5 @@ def weight_kernel(
             at, ok = _rows(dz, r.to(tl.int64) * T * (V * D), first, d, T, V, D, J, F, DB)
             acc = tl.dot(tl.trans(y), tl.load(at, ok, other=0.0), acc, input_precision="ieee")
     ci, di = c + tl.arange(0, CB), d + tl.arange(0, DB)
-    at = part + ((s * K + k) * D + di)[None, :] * C + ci[:, None]
+    at = part + s * (K * D * C) + (k * TO_K + di * TO_D)[None, :] + ci[:, None]
     tl.store(at, acc, (ci < C)[:, None] & (di < D)[None, :])

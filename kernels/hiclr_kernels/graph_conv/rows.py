@@ -23,11 +23,11 @@ class _RowGraphConv(torch.autograd.Function):
         from hiclr_kernels.graph_conv import gpu, row_kernels
 
         (rows, frames, joints, channels), (subsets, out, _) = x.shape, weight.shape
-        cut, given = gpu.wide_tile(subsets, joints, channels, out), weight.to(x.dtype)
+        cut = gpu.wide_tile(subsets, joints, channels, out) | _steps(weight)
         z = torch.empty(rows, frames, joints, out, dtype=x.dtype, device=x.device)
         with torch.cuda.device_of(x):
             row_kernels.forward_kernel[rows, triton.cdiv(out, cut["DB"])](
-                x, edges, given, bias, z, frames, **cut, num_warps=gpu.FORWARD_WARPS, num_stages=1
+                x, edges, weight, bias, z, frames, **cut, num_warps=gpu.FORWARD_WARPS, num_stages=1
             )  # fmt: skip
         ctx.save_for_backward(x, edges, weight)
         return z
@@ -40,17 +40,24 @@ class _RowGraphConv(torch.autograd.Function):
 
         x, edges, weight = ctx.saved_tensors
         (rows, frames, joints, channels), (subsets, out, _) = x.shape, weight.shape
-        cut, narrow = (gpu.wide_tile(subsets, joints, channels, out, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
-        given, dz = weight.to(x.dtype), grad.contiguous()
+        sizes = [gpu.wide_tile(subsets, joints, channels, out, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES)]
+        cut, narrow = (size | _steps(weight) for size in sizes)
+        dz = grad.contiguous()
         blocks = triton.cdiv(channels, cut["CB"]), triton.cdiv(out, cut["DB"])
         dx, shares = torch.empty_like(x), max(1, min(gpu.SHARES // subsets, rows))
         d_edges = torch.empty(blocks[0], *edges.shape, dtype=torch.float32, device=x.device)
-        part = torch.empty(shares, *weight.shape, dtype=torch.float32, device=x.device)
+        part = torch.empty(shares, weight.numel(), dtype=torch.float32, device=x.device)
         with torch.cuda.device_of(x):
             options = dict(num_warps=gpu.WARPS, num_stages=1)
-            row_kernels.input_kernel[rows, blocks[0]](dz, x, edges, given, dx, d_edges, rows, frames, **narrow, **options)
+            row_kernels.input_kernel[rows, blocks[0]](dz, x, edges, weight, dx, d_edges, rows, frames, **narrow, **options)
             row_kernels.weight_kernel[shares, subsets, blocks[0] * blocks[1]](dz, x, edges, part, rows, frames, **cut, **options)
-        return dx, d_edges[0] if blocks[0] == 1 else d_edges.sum(0), part.sum(0), weight.new_zeros(out)
+        d_edges = d_edges[0] if blocks[0] == 1 else d_edges.sum(0)
+        d_weight = part.sum(0).as_strided(weight.shape, weight.stride())
+        return dx, d_edges, d_weight, weight.new_zeros(out) if ctx.needs_input_grad[3] else None
+
+
+def _steps(weight: Tensor) -> dict[str, int]:
+    return dict(TO_K=weight.stride(0), TO_D=weight.stride(1))
 
 
 def row_graph_conv_reference(x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -62,10 +69,12 @@ def row_graph_conv_reference(x: Tensor, edges: Tensor, weight: Tensor, bias: Ten
 def row_graph_conv(x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """z (R, T, V, D) in the dtype of x.
 
-    x: (R, T, V, C) contiguous; edges: (R, K, V, V), weight: (K, D, C), bias: (D,), all float32. On CUDA float32 takes torch's
-    operations: without tensor cores the kernels gain nothing, and spill.
+    x: (R, T, V, C) contiguous; edges: (R, K, V, V), weight: (K, D, C), float32; bias: (D,). On CUDA float32 x takes torch's
+    operations: without tensor cores the kernels gain nothing, and spill. Weights of a convolution are read where they lie.
     """
     covered = len(weight) <= SUBSETS and not (x.is_cuda and x.dtype == torch.float32)
     if choose_backend(x.device, x.dtype) != "triton" or not covered:
         return row_graph_conv_reference(x, edges, weight, bias)
-    return _RowGraphConv.apply(x, edges.contiguous(), weight.contiguous(), bias)
+    subsets, out, channels = weight.shape
+    as_it_lies = weight.stride() in ((out * channels, channels, 1), (channels, subsets * channels, 1))
+    return _RowGraphConv.apply(x, edges.contiguous(), weight if as_it_lies else weight.contiguous(), bias)

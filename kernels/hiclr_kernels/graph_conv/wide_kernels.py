@@ -2,14 +2,14 @@
 
     z[w, f] = sum_k (sum_v a_k[v, w] x[v, f]) W_k + sum_k b_k sum_v a_k[v, w]        a_k = A_k E_k
 
-A tile is F frames of J joints (V, padded). x: (G, L, V, C), G groups of L frames. weight: (K, D, C) in the dtype of x. Groups
-from `split` on take the second set of edges and weights.
+A tile is F frames of J joints (V, padded). x: (G, L, V, C), G groups of L frames. weight: (K, D, C) float32, rounded to the
+dtype of x. Groups from `split` on take the second set of edges and weights.
 """
 
 import triton
 import triton.language as tl
 
-from hiclr_kernels.graph_conv.gpu_kernels import _edges
+from hiclr_kernels.graph_conv.gpu_kernels import _edges, _summed
 
 
 @triton.jit
@@ -42,9 +42,14 @@ def _rows(z, base, first, d, L, V: tl.constexpr, D: tl.constexpr, J: tl.constexp
 
 @triton.jit
 def forward_kernel(
-    x, adjacency, importance, weight, bias, importance2, weight2, bias2, z, L, split, K: tl.constexpr, V: tl.constexpr,
+    x, adjacency, importance, weight, bias, importance2, weight2, bias2, z, part, stats, active, L, split, G, K: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, J: tl.constexpr, F: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr,
+    MOMENTS: tl.constexpr, ACT: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
+    """part (G, S, 3, D): count, mean and sum of squared deviations of a tile's values, as stored, if MOMENTS.
+
+    active, like z: relu(z * scale + shift), of the batch norm behind, whose stats (4, G, D) are known, if ACT.
+    """
     first, d, g = tl.program_id(0) * F, tl.program_id(1) * DB, tl.program_id(2)
     if g >= split:
         importance, weight, bias = importance2, weight2, bias2
@@ -56,12 +61,27 @@ def forward_kernel(
             y, sums = _gathered(adjacency, importance, tile, k, V, J, F, CB)
             ok = (c + ci < C)[:, None] & (own < D)[None, :]
             w = tl.load(weight + (k * D + own)[None, :] * C + (c + ci)[:, None], ok, other=0.0)
-            acc = tl.dot(y, w, acc, input_precision="ieee")
+            acc = tl.dot(y, w.to(y.dtype), acc, input_precision="ieee")
             if c == 0:
                 each = sums[:, None] * tl.load(bias + k * D + own, own < D, other=0.0)[None, :]  # (J, DB)
                 acc += tl.reshape(tl.broadcast_to(each[:, None, :], (J, F, DB)), (J * F, DB))
     at, ok = _rows(z, g.to(tl.int64) * L * (V * D), first, d, L, V, D, J, F, DB)
-    tl.store(at, acc.to(z.dtype.element_ty), ok)
+    out = acc.to(z.dtype.element_ty)
+    tl.store(at, out, ok)
+    if MOMENTS:
+        values, count = out.to(tl.float32), (tl.minimum(F, L - first) * V).to(tl.float32)
+        mean = tl.sum(tl.where(ok, values, 0.0), 0) / count
+        apart = tl.where(ok, values - mean[None, :], 0.0)
+        place = part + (g * tl.num_programs(0) + tl.program_id(0)) * (3 * D) + own
+        tl.store(place, tl.zeros_like(mean) + count, own < D)
+        tl.store(place + D, mean, own < D)
+        tl.store(place + 2 * D, tl.sum(apart * apart, 0), own < D)
+    if ACT:
+        scale = tl.load(stats + (2 * G + g) * D + own, own < D, other=0.0)
+        shift = tl.load(stats + (3 * G + g) * D + own, own < D, other=0.0)
+        value = tl.maximum(out.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+        at, ok = _rows(active, g.to(tl.int64) * L * (V * D), first, d, L, V, D, J, F, DB)
+        tl.store(at, value.to(active.dtype.element_ty), ok)
 
 
 @triton.jit
@@ -90,7 +110,7 @@ def input_kernel(
                 at, ok = _rows(dz, 0, first, d, L, V, D, J, F, DB)
                 ok_w = (d + di < D)[:, None] & (c + ci < C)[None, :]
                 w = tl.load(weight + (k * D + d + di)[:, None] * C + (c + ci)[None, :], ok_w, other=0.0)
-                y = tl.dot(tl.load(at, ok, other=0.0), w, y, input_precision="ieee")
+                y = tl.dot(tl.load(at, ok, other=0.0), w.to(tile.dtype), y, input_precision="ieee")
             y = tl.reshape(y.to(tile.dtype), (J, F * CB))
             a = _edges(adjacency, importance, k, v[:, None], v[None, :], square, V)  # (v, w)
             acc = tl.dot(a.to(tile.dtype), y, acc, input_precision="ieee")
@@ -132,3 +152,62 @@ def weight_kernel(
     ci, di = c + tl.arange(0, CB), d + tl.arange(0, DB)
     at = part + ((s * K + k) * D + di)[None, :] * C + ci[:, None]
     tl.store(at, acc, (ci < C)[:, None] & (di < D)[None, :])
+
+
+@triton.jit
+def _finish_edges(
+    adjacency, bias, edges, part, d_importance, k, w, E, P, V: tl.constexpr, D: tl.constexpr, J: tl.constexpr, DB: tl.constexpr,
+    EB: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """The importance of the edges of one k to joint w."""
+    v = tl.arange(0, J)
+    total = tl.zeros((J,), tl.float32)
+    for first in range(0, E, EB):
+        e = first + tl.arange(0, EB)
+        at = edges + ((k * E + e)[:, None] * J + v[None, :]) * J + w
+        total += tl.sum(tl.load(at, (e < E)[:, None] & (v < V)[None, :], other=0.0), 0)
+    shift = tl.zeros((DB,), tl.float32)
+    for first in range(0, D, DB):
+        d = first + tl.arange(0, DB)
+        sums = _summed(part, w * D + d, d < D, P, V * D, DB, PARTS)
+        shift += tl.load(bias + k * D + d, d < D, other=0.0) * sums
+    place = (k * V + v) * V + w
+    tl.store(d_importance + place, (total + tl.sum(shift, 0)) * tl.load(adjacency + place, v < V, other=0.0), v < V)
+
+
+@triton.jit
+def _finish_bias(
+    adjacency, importance, part, d_bias, k, first, P, V: tl.constexpr, D: tl.constexpr, J: tl.constexpr, DB: tl.constexpr,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    """DB biases of one k."""
+    v, d = tl.arange(0, J), first + tl.arange(0, DB)
+    total = tl.zeros((DB,), tl.float32)
+    for w in range(0, V):
+        a = tl.sum(_edges(adjacency, importance, k, v, w, v < V, V), 0)
+        total += a * _summed(part, w * D + d, d < D, P, V * D, DB, PARTS)
+    tl.store(d_bias + k * D + d, total, d < D)
+
+
+@triton.jit
+def finish_kernel(
+    adjacency, importance, bias, edges, weights, part, d_importance, d_weight, d_bias, E, S, P, K: tl.constexpr, V: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, J: tl.constexpr, DB: tl.constexpr, EB: tl.constexpr, PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Joins what the other kernels left: edges (K, E, J, J), weights (S, K, D, C), part (P, V * D), the sums of dz.
+
+    The first K * V programs: the importance of the edges to one joint; then biases, DB at a time; then weights, BLOCK at a time.
+    """
+    pid, blocks = tl.program_id(0), tl.cdiv(D, DB)
+    if pid < K * V:
+        _finish_edges(adjacency, bias, edges, part, d_importance, pid // V, pid % V, E, P, V, D, J, DB, EB, PARTS)
+    elif pid < K * (V + blocks):
+        at = pid - K * V
+        _finish_bias(adjacency, importance, part, d_bias, at // blocks, at % blocks * DB, P, V, D, J, DB, PARTS)
+    else:
+        i = (pid - K * (V + blocks)) * BLOCK + tl.arange(0, BLOCK)
+        total = tl.zeros((BLOCK,), tl.float32)
+        for s in range(0, S):
+            total += tl.load(weights + s * (K * D * C) + i, i < K * D * C, other=0.0)
+        tl.store(d_weight + i, total, i < K * D * C)

@@ -76,7 +76,7 @@ class _StgcnBlock(torch.autograd.Function):
 
         x, adjacency, *saved, seed = ctx.saved_tensors
         plan = ctx.plan._replace(after=ctx.plan.after._replace(seed=seed))
-        dx, learned = gpu.backward(grad.contiguous(), x, adjacency, saved, ctx.block, plan, ctx.needs_input_grad[0])
+        dx, learned = gpu.backward(grad.contiguous(), x, adjacency, saved, ctx.block, plan)
         return dx, None, None, None, None, *learned
 
 

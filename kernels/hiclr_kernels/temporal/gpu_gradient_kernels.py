@@ -1,4 +1,4 @@
-"""Triton kernels of the temporal convolution, backward: gradient to the inputs, to the weights, and sums in fixed order.
+"""Triton kernels of the temporal convolution, backward: gradient to the inputs with its sums, gradient to the weights.
 
 Tiles and band matrix as in `gpu_kernels.py`. A tile of g (F frames of z1) needs the NF frames of d loss / d z2 from t0 / STRIDE -
 LEAD on. The gradient of the weights multiplies the forward pass's two matrices the other way round: a band matrix again, whose
@@ -8,27 +8,41 @@ diagonals add up to the taps.
 import triton
 import triton.language as tl
 
+from hiclr_kernels.bits import unpack
 from hiclr_kernels.temporal.gpu_kernels import act, by_frames, by_pairs, weight_set
 
 
 @triton.jit
-def fold(h_ptr, z2_ptr, at, ok, a, b, c, FOLD: tl.constexpr):
-    """d loss / d z2 where ok, else zero."""
-    h = tl.load(h_ptr + at, ok, other=0.0)
+def upstream(
+    h_ptr, z2_ptr, marks_ptr, start, place, ok, a, b, c, O: tl.constexpr, OB: tl.constexpr, FOLD: tl.constexpr,
+    MARKED: tl.constexpr,
+):  # fmt: skip
+    """d loss / d z2 (frames, M, OB) of the O values from start + place (frames, M, 1) on, where ok, else zero."""
+    o = tl.arange(0, OB)[None, None, :]
+    every = ok & (o < O)
+    h = tl.load(h_ptr + start + (place + o), every, other=0.0)
     if FOLD:
-        z2 = tl.load(z2_ptr + at, ok, other=0.0).to(tl.float32)
-        h = tl.where(ok, h.to(tl.float32) * a + (z2 * b + c), 0.0).to(h_ptr.dtype.element_ty)
+        h = h.to(tl.float32)
+        if MARKED:
+            o8 = 8 * tl.arange(0, OB // 8)[None, None, :]
+            packed = tl.load(marks_ptr + (start >> 3) + ((place + o8) >> 3), ok & (o8 < O), other=0)
+            passed = unpack(tl.reshape(packed, (h.shape[0] * h.shape[1], OB // 8)), h.shape[0] * h.shape[1], OB)
+            h = tl.where(tl.reshape(passed, (h.shape[0], h.shape[1], OB)), h, 0.0)
+        z2 = tl.load(z2_ptr + start + (place + o), every, other=0.0).to(tl.float32)
+        h = tl.where(every, h * a + (z2 * b + c), 0.0).to(h_ptr.dtype.element_ty)
     return h
 
 
 @triton.jit
-def coefficients(a_ptr, b_ptr, c_ptr, at, ok, FOLD: tl.constexpr):
-    """(1, 1, channels) each."""
+def coefficients(a_ptr, b_ptr, c_ptr, inverse, at, ok, FOLD: tl.constexpr, MARKED: tl.constexpr):
+    """(1, 1, channels) each; with marks a for what they let through of h."""
     a, b, c = 1.0, 0.0, 0.0
     if FOLD:
         a = tl.load(a_ptr + at, ok, other=0.0)[None, None, :]
         b = tl.load(b_ptr + at, ok, other=0.0)[None, None, :]
         c = tl.load(c_ptr + at, ok, other=0.0)[None, None, :]
+        if MARKED:
+            a *= inverse
     return a, b, c
 
 
@@ -39,6 +53,7 @@ def inputs_kernel(
     a_ptr,
     b_ptr,
     c_ptr,
+    marks_ptr,  # (R * TO * V * O / 8,): the bits of what of h passes, `inverse` times, where MARKED
     z1_ptr,  # (R, T, V, C)
     scale_ptr,  # (G, C)
     shift_ptr,  # (G, C)
@@ -46,6 +61,7 @@ def inputs_kernel(
     band_ptr,  # (S, STEPS * BI, F * OB), of the gradient
     g_ptr,  # (R, T, V, C)
     part_ptr,  # (G, tiles, 2 * OB): sums of g and of g * (z1 - center) of a tile
+    inverse,
     sets,
     rows,  # of one group
     T,
@@ -65,6 +81,7 @@ def inputs_kernel(
     STEPS: tl.constexpr,
     SLOPE: tl.constexpr,
     FOLD: tl.constexpr,
+    MARKED: tl.constexpr,
 ):
     N: tl.constexpr = F * OB
     BF: tl.constexpr = BI // CP
@@ -75,16 +92,17 @@ def inputs_kernel(
     m, c, o = first + tl.arange(0, M), tl.arange(0, OB), tl.arange(0, CP)
     row, v = (group * rows + m // V).to(tl.int64), m % V
     inside = (m < rows * V)[None, :, None]
-    a, b, e = coefficients(a_ptr, b_ptr, c_ptr, group * O + o, o < O, FOLD)
+    a, b, e = coefficients(a_ptr, b_ptr, c_ptr, inverse, group * O + o, o < O, FOLD, MARKED)
     band = band_ptr + weight_set(sets, group) * (STEPS * BI * N)
     band = band + tl.arange(0, BI)[:, None] * N + tl.arange(0, N)[None, :]
-    source = (row * TO * (V * O) + v * O)[None, :, None] + o[None, None, :]
+    source = (row * TO * (V * O) + v * O)[None, :, None]
     acc = tl.zeros((M, N), tl.float32)
     for step in range(STEPS):
         j = step * BF + tl.arange(0, BF)
         frame = (t0 // STRIDE - LEAD + j)[:, None, None]
-        ok = inside & (frame >= 0) & (frame < TO) & (j < NF)[:, None, None] & (o < O)[None, None, :]
-        d = fold(h_ptr, z2_ptr, source + frame * (V * O), ok, a, b, e, FOLD)
+        ok = inside & (frame >= 0) & (frame < TO) & (j < NF)[:, None, None]
+        place = source + frame * (V * O)
+        d = upstream(h_ptr, z2_ptr, marks_ptr, 0, place, ok, a, b, e, O, CP, FOLD, MARKED)
         acc = tl.dot(by_pairs(d), tl.load(band + step * (BI * N)), acc, input_precision="ieee")
     t = (t0 + tl.arange(0, F))[:, None, None]
     at = (row * T * (V * C) + v * C)[None, :, None] + c[None, None, :] + t * (V * C)
@@ -109,10 +127,12 @@ def weights_kernel(
     a_ptr,
     b_ptr,
     c_ptr,
+    marks_ptr,  # (R * TO * V * O / 8,): the bits of what of h passes, `inverse` times, where MARKED
     z1_ptr,  # (R, T, V, C)
     scale_ptr,  # (G, C)
     shift_ptr,  # (G, C)
     part_ptr,  # (G, lanes, STEPS * BI, F * OB)
+    inverse,
     rows,  # of one group
     T,
     TO,
@@ -131,6 +151,7 @@ def weights_kernel(
     HELD: tl.constexpr,  # steps whose sums a program holds
     SLOPE: tl.constexpr,
     FOLD: tl.constexpr,
+    MARKED: tl.constexpr,
 ):
     N: tl.constexpr = F * OB
     BF: tl.constexpr = BI // CP
@@ -140,7 +161,7 @@ def weights_kernel(
     c, f, o = tl.arange(0, CP), tl.arange(0, F), tl.arange(0, OB)
     scale = tl.load(scale_ptr + group * C + c, c < C, other=0.0)[None, None, :]
     shift = tl.load(shift_ptr + group * C + c, c < C, other=0.0)[None, None, :]
-    a, b, e = coefficients(a_ptr, b_ptr, c_ptr, group * O + o, o < O, FOLD)
+    a, b, e = coefficients(a_ptr, b_ptr, c_ptr, inverse, group * O + o, o < O, FOLD, MARKED)
     ftiles = tl.cdiv(TO, F)
     tiles = tl.cdiv(rows * V, M) * ftiles
     begin, end = (lane.to(tl.int64) * tiles // lanes).to(tl.int32), ((lane + 1).to(tl.int64) * tiles // lanes).to(tl.int32)
@@ -152,8 +173,8 @@ def weights_kernel(
         row, v = (group * rows + m // V).to(tl.int64), m % V
         inside = (m < rows * V)[None, :, None]
         t = (t0 + f)[:, None, None]
-        at = (row * TO * (V * O) + v * O)[None, :, None] + o[None, None, :] + t * (V * O)
-        d = by_pairs(fold(h_ptr, z2_ptr, at, inside & (t < TO) & (o < O)[None, None, :], a, b, e, FOLD))
+        place, ok = (row * TO * (V * O) + v * O)[None, :, None] + t * (V * O), inside & (t < TO)
+        d = by_pairs(upstream(h_ptr, z2_ptr, marks_ptr, 0, place, ok, a, b, e, O, OB, FOLD, MARKED))
         source = (row * T * (V * C) + v * C)[None, :, None] + c[None, None, :]
         for step in tl.static_range(HELD):
             j = (held + step) * BF + tl.arange(0, BF)
@@ -177,7 +198,7 @@ def weights_kernel(
         tl.store(place + 2 * BI * N, d2)
 
 
-@triton.jit(do_not_specialize=["sets", "programs", "lanes", "size"])
+@triton.jit(do_not_specialize=["sets", "programs", "lanes", "size", "to_set", "to_out", "to_in", "to_tap"])
 def diagonals_kernel(
     part_ptr,  # (programs, I, F * OB)
     dw_ptr,  # (S, O, C, K)
@@ -185,6 +206,10 @@ def diagonals_kernel(
     programs,
     lanes,  # programs of one group
     size,  # of dw
+    to_set,  # its strides
+    to_out,
+    to_in,
+    to_tap,
     C: tl.constexpr,
     CP: tl.constexpr,
     O: tl.constexpr,
@@ -207,24 +232,4 @@ def diagonals_kernel(
         for f in tl.static_range(F):
             inner = ((k + STRIDE * f) * CP + c) * (F * OB) + f * OB + o
             total += tl.sum(tl.load(at + inner[None, :], mine, other=0.0), 0)
-    tl.store(dw_ptr + ((which * O + o) * C + c) * K + k, total, e < size)
-
-
-@triton.jit(do_not_specialize=["parts"])
-def sums_kernel(
-    part_ptr,  # (G, parts, W)
-    out_ptr,  # (G, programs, W)
-    parts,
-    W: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    CHUNK: tl.constexpr,  # parts a program
-    BLOCK: tl.constexpr,  # parts at a time
-):
-    """Adds up to CHUNK partial sums in fixed order, in double."""
-    group, w = tl.program_id(1), tl.program_id(2) * BLOCK_W + tl.arange(0, BLOCK_W)
-    total = tl.zeros((BLOCK_W,), tl.float64)
-    for start in range(0, CHUNK, BLOCK):
-        part = tl.program_id(0) * CHUNK + start + tl.arange(0, BLOCK)
-        at = part_ptr + ((group * parts + part).to(tl.int64) * W)[:, None] + w[None, :]
-        total += tl.sum(tl.load(at, (part < parts)[:, None], other=0.0).to(tl.float64), 0)
-    tl.store(out_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * W + w, total)
+    tl.store(dw_ptr + which * to_set + o * to_out + c * to_in + k * to_tap, total, e < size)

@@ -1,4 +1,4 @@
-"""Triton kernels of the temporal convolution, forward: weights as a band matrix, the convolution with its moments, their join.
+"""Triton kernels of the temporal convolution, forward: weights as band matrices, and the convolution with its moments.
 
 A tile is M (row, joint) pairs by F frames. Its inputs, the NF = STRIDE (F - 1) + K frames that those F see, are read as one
 matrix (M, NF * CP), normalised on the way, and multiplied with a band matrix (NF * CP, F * OB) whose blocks are the taps:
@@ -26,35 +26,61 @@ def act(x, SLOPE: tl.constexpr):
     return tl.maximum(x, x * SLOPE) if SLOPE <= 1 else tl.where(x > 0, x, x * SLOPE)
 
 
-@triton.jit(do_not_specialize=["size"])
-def band_kernel(
-    weight_ptr,  # (S, C_out, C_in, K)
-    band_ptr,  # (S, I, F * OB) in the dtype of the products
-    size,  # of it
-    C_OUT: tl.constexpr,
-    C_IN: tl.constexpr,
-    CP: tl.constexpr,
-    OB: tl.constexpr,
-    F: tl.constexpr,
-    K: tl.constexpr,
-    STRIDE: tl.constexpr,
-    I: tl.constexpr,
-    LEAD: tl.constexpr,  # of the gradient to the inputs: its frames start LEAD before the tile's; forward: -1
-    BLOCK: tl.constexpr,
-):
+@triton.jit
+def _band(
+    weight_ptr, band_ptr, to_out, to_in, to_tap, C_OUT: tl.constexpr, C_IN: tl.constexpr, CP: tl.constexpr, OB: tl.constexpr,
+    F: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, I: tl.constexpr, LEAD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Forward: from C_in to C_out, as above. Gradient: from C_out to C_in, tap K // 2 + STRIDE (LEAD - j) + f."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    n, i = e % (F * OB), e // (F * OB) % I
-    which = e // (F * OB * I)
+    n, i = e % (F * OB), e // (F * OB)
     j, c, f, o = i // CP, i % CP, n // OB, n % OB
     if LEAD < 0:
         tap, c_in, c_out = j - STRIDE * f, c, o
     else:
         tap, c_in, c_out = K // 2 + STRIDE * (LEAD - j) + f, o, c
-    inside = (e < size) & (tap >= 0) & (tap < K) & (c_in < C_IN) & (c_out < C_OUT)
-    at = ((which * C_OUT + c_out) * C_IN + c_in) * K + tap
-    taps = tl.load(weight_ptr + at, inside, other=0.0)
-    tl.store(band_ptr + e, taps.to(band_ptr.dtype.element_ty), e < size)
+    inside = (i < I) & (tap >= 0) & (tap < K) & (c_in < C_IN) & (c_out < C_OUT)
+    taps = tl.load(weight_ptr + c_out * to_out + c_in * to_in + tap * to_tap, inside, other=0.0)
+    tl.store(band_ptr + e, taps.to(band_ptr.dtype.element_ty), i < I)
+
+
+@triton.jit(do_not_specialize=["apart", "to_out", "to_in", "to_tap", "forwards"])
+def band_kernel(
+    weight_ptr,  # (C_out, C_in, K) of set 0
+    weight2_ptr,  # of set 1; the others follow, `apart` values from one to the next
+    band_ptr,  # (forwards, I, F * OB) in the dtype of the products
+    gradient_ptr,  # (S, I2, F2 * OB2), of the gradient to the inputs
+    apart,
+    to_out,  # strides of a weight
+    to_in,
+    to_tap,
+    forwards,
+    C_OUT: tl.constexpr,
+    C_IN: tl.constexpr,
+    K: tl.constexpr,
+    STRIDE: tl.constexpr,
+    CP: tl.constexpr,
+    OB: tl.constexpr,
+    F: tl.constexpr,
+    I: tl.constexpr,
+    CP2: tl.constexpr,
+    OB2: tl.constexpr,
+    F2: tl.constexpr,
+    I2: tl.constexpr,
+    LEAD: tl.constexpr,  # of the gradient: its frames start LEAD before the tile's
+    BLOCK: tl.constexpr,
+):
+    """All band matrices of a convolution: program (., i) has part of number i, those of the gradient behind the others."""
+    forward = tl.program_id(1) < forwards
+    which = tl.where(forward, tl.program_id(1), tl.program_id(1) - forwards)
+    if which > 0:
+        weight_ptr = weight2_ptr + (which - 1) * apart
+    if forward:
+        band_ptr += which * (I * F * OB)
+        _band(weight_ptr, band_ptr, to_out, to_in, to_tap, C_OUT, C_IN, CP, OB, F, K, STRIDE, I, -1, BLOCK)
+    else:
+        gradient_ptr += which * (I2 * F2 * OB2)
+        _band(weight_ptr, gradient_ptr, to_out, to_in, to_tap, C_OUT, C_IN, CP2, OB2, F2, K, STRIDE, I2, LEAD, BLOCK)
 
 
 @triton.jit
@@ -75,7 +101,8 @@ def forward_kernel(
     scale_ptr,  # (G, C)
     shift_ptr,  # (G, C)
     band_ptr,  # (S, STEPS * BI, F * OB)
-    bias_ptr,  # (S, O)
+    bias_ptr,  # (O,) of set 0
+    bias2_ptr,  # (S - 1, O)
     z2_ptr,  # (R, TO, V, O)
     part_ptr,  # (G, tiles, 3, OB): count, mean, M2 of a tile
     sets,
@@ -119,7 +146,9 @@ def forward_kernel(
         x = tl.load(source + frame * (V * C), inside & real & (c < C)[None, None, :], other=0.0).to(tl.float32)
         u = act(x * tl.where(real, s, 0.0) + tl.where(real, b, 0.0), SLOPE).to(dtype)  # zero in padded frames
         acc = tl.dot(by_pairs(u), tl.load(band + step * (BI * N)), acc, input_precision="ieee")
-    bias = tl.load(bias_ptr + which * O + o, o < O, other=0.0).to(tl.float32)
+    if which > 0:
+        bias_ptr = bias2_ptr + (which - 1) * O
+    bias = tl.load(bias_ptr + o, o < O, other=0.0).to(tl.float32)
     out = (by_frames(acc, F) + bias[None, None, :]).to(dtype)
     later = f[:, None, None]
     ok = inside & (later < TO)
@@ -133,39 +162,3 @@ def forward_kernel(
     tl.store(place, tl.zeros_like(mean) + count)
     tl.store(place + OB, mean)
     tl.store(place + 2 * OB, tl.sum(tl.sum(apart * apart, 0), 0))
-
-
-@triton.jit(do_not_specialize=["parts"])
-def moments_kernel(
-    part_ptr,  # (G, parts, 3, OP): count, mean, M2
-    out_ptr,  # (G, programs, 3, OP)
-    parts,
-    OP: tl.constexpr,
-    OB: tl.constexpr,  # channels a program
-    CHUNK: tl.constexpr,  # parts a program
-    BLOCK: tl.constexpr,  # parts at a time
-    LAST: tl.constexpr,
-):
-    """Joins up to CHUNK partial moments in fixed order, in double (Chan et al. 1979). The last join writes the variance."""
-    group, o = tl.program_id(1), tl.program_id(2) * OB + tl.arange(0, OB)
-    first = tl.program_id(0) * CHUNK
-    total = tl.zeros((OB,), tl.float64)
-    number = tl.zeros((OB,), tl.float64)
-    for start in range(0, CHUNK, BLOCK):
-        part = first + start + tl.arange(0, BLOCK)
-        at = part_ptr + ((group * parts + part).to(tl.int64) * (3 * OP))[:, None] + o[None, :]
-        count = tl.load(at, (part < parts)[:, None], other=0.0).to(tl.float64)
-        total += tl.sum(tl.load(at + OP, (part < parts)[:, None], other=0.0).to(tl.float64) * count, 0)
-        number += tl.sum(count, 0)
-    mean = total / number
-    m2 = tl.zeros((OB,), tl.float64)
-    for start in range(0, CHUNK, BLOCK):
-        part = first + start + tl.arange(0, BLOCK)
-        at = part_ptr + ((group * parts + part).to(tl.int64) * (3 * OP))[:, None] + o[None, :]
-        count = tl.load(at, (part < parts)[:, None], other=0.0).to(tl.float64)
-        apart = tl.load(at + OP, (part < parts)[:, None], other=0.0).to(tl.float64) - mean[None, :]
-        m2 += tl.sum(tl.load(at + 2 * OP, (part < parts)[:, None], other=0.0).to(tl.float64) + apart * apart * count, 0)
-    place = out_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * (3 * OP) + o
-    tl.store(place, number)
-    tl.store(place + OP, mean)
-    tl.store(place + 2 * OP, m2 / number if LAST else m2)

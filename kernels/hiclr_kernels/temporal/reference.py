@@ -15,12 +15,24 @@ from torch import Tensor
 
 
 class Fold(NamedTuple):
-    """What follows z2 in the forward pass, folded into the gradient: d loss / d z2 = a[g] * h + b[g] * z2 + c[g]."""
+    """What follows z2 in the forward pass, folded into the gradient: d loss / d z2 = a[g] * h + b[g] * z2 + c[g].
+
+    marks: (R * TO * V * O / 8,) uint8, a bit a value, the lowest first: in the place of h, `inverse` * h where it is set, else 0.
+    """
 
     z2: Tensor  # (R, TO, V, O)
     a: Tensor  # (G, O) float32
     b: Tensor
     c: Tensor
+    marks: Tensor | None = None
+    inverse: float = 1.0
+
+    def passed(self, h: Tensor) -> Tensor:
+        """h, or what the marks make of it."""
+        if self.marks is None:
+            return h
+        bits = self.marks[:, None] >> torch.arange(8, dtype=torch.uint8, device=h.device)
+        return torch.where((bits & 1).bool().view(h.shape), h * self.inverse, 0)
 
 
 class Gradients(NamedTuple):
@@ -102,6 +114,7 @@ def temporal_backward(
     wide = torch.promote_types(z1.dtype, torch.float32)
     dz2 = _groups(h, groups).to(wide)
     if fold is not None:
+        dz2 = _groups(fold.passed(h.to(wide)), groups)
         dz2 = fold.a[:, None] * dz2 + fold.b[:, None] * _groups(fold.z2, groups) + fold.c[:, None]
     dz2 = dz2.to(z1.dtype).view(h.shape)
     a, y = _activation(z1, scale, shift, slope)

@@ -6,7 +6,9 @@ import torch
 
 MAX_CHANNELS = 128
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-CHUNK = 256  # partial moments or sums that one program joins
+JOINT_DTYPES = (torch.bfloat16, torch.float16)
+JOINT = {9: 12288, 10: 20480}  # by compute capability: values of the weights' gradient that a program of both gradients can hold
+MARKS = (9, 10)  # compute capabilities
 
 
 class Tile(NamedTuple):
@@ -54,17 +56,40 @@ def forward_config(v: int, c: int, o: int, kernel: int, stride: int, slope: floa
     return tile, dict(constants, SLOPE=float(slope))
 
 
-def inputs_config(
-    v: int, c: int, o: int, kernel: int, stride: int, slope: float, dtype: torch.dtype, fold: bool
-) -> tuple[Tile, dict]:
-    """The same of the gradient to the inputs: a band product from O to C whose tiles begin at a multiple of the stride."""
-    cp, ob = padded(o), padded(c)
-    tile = band_tile(cp, ob, 1, dtype)
-    if stride > 1:  # fewer frames of z2 belong to a tile, and more registers to each
-        tile = tile._replace(F=max(stride, tile.F // 2), stages=1 if ob == 128 else tile.stages)
+def _inputs_steps(tile: Tile, inputs: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Frames of z2 that lie before a tile's, and steps over all that it needs."""
     half = kernel // 2
     lead = cdiv(half, stride)
-    steps = _steps((tile.F - 1 + half) // stride + lead + 1, cp, tile)
+    return lead, _steps((tile.F - 1 + half) // stride + lead + 1, inputs, tile)
+
+
+def joint_tile(c: int, o: int, kernel: int, stride: int, dtype: torch.dtype, major: int) -> Tile | None:
+    """Of the kernel that makes both gradients, where their sums fit its registers. major: of the compute capability."""
+    width = padded(c)
+    if dtype not in JOINT_DTYPES or padded(o) != width or width > 32 or o % 8 or kernel > 9:
+        return None
+    tile = Tile(64, 64 // width, 64 if stride == 1 else width, 8, 1)
+    held = tile.F * width * _inputs_steps(tile, width, kernel, stride)[1] * tile.BI
+    return tile if held <= JOINT.get(major, 0) else None
+
+
+def takes_marks(c: int, o: int, dtype: torch.dtype, major: int) -> bool:
+    """Whether the kernels of the gradients take marks as they read, for so many registers more."""
+    return dtype in JOINT_DTYPES and max(padded(c), padded(o)) <= 64 and major in MARKS
+
+
+def inputs_config(
+    v: int, c: int, o: int, kernel: int, stride: int, slope: float, dtype: torch.dtype, fold: bool, major: int
+) -> tuple[Tile, dict]:
+    """The same of the gradient to the inputs, or to both: a band product from O to C whose tiles begin at a multiple of the
+    stride."""
+    cp, ob = padded(o), padded(c)
+    tile = joint_tile(c, o, kernel, stride, dtype, major)
+    if tile is None:
+        tile = band_tile(cp, ob, 1, dtype)
+        if stride > 1:  # fewer frames of z2 belong to a tile, and more registers to each
+            tile = tile._replace(F=max(stride, tile.F // 2), stages=1 if ob == 128 else tile.stages)
+    lead, steps = _inputs_steps(tile, cp, kernel, stride)
     constants = dict(V=v, C=c, OB=ob, O=o, CP=cp, F=tile.F, K=kernel, STRIDE=stride, LEAD=lead, M=tile.M, BI=tile.BI, STEPS=steps)
     return tile, dict(constants, SLOPE=float(slope), FOLD=fold)
 
