@@ -114,30 +114,34 @@ def test_the_recorded_step(golden, monkeypatch):
     loss.backward()
     assert (q[0] - g.t(f"{prefix}/f64/q")).abs().max() < 5e-6  # of unit rows, after ten blocks in float32
     assert (key - g.t(f"{prefix}/f64/k")).abs().max() < 5e-6
-    torch.testing.assert_close(torch.cat([terms, loss[None]]).double(), g.t(f"{prefix}/f64/losses"), rtol=0, atol=2e-5)
-    total, compared = float(g[f"{prefix}/grad_total_norm"]), 0
+    torch.testing.assert_close(torch.cat([terms, loss[None]]).double(), g.t(f"{prefix}/f64/losses"), rtol=0, atol=1e-5)
+    total, compared, apart = float(g[f"{prefix}/grad_total_norm"]), 0, 0.0
     for name, p in model.named_parameters():
         if p.grad is not None:
             want = g.t(f"{prefix}/f64/grad/{official_key(name)}").reshape(p.shape)
+            apart += float((p.grad - want).norm()) ** 2
             if want.norm() > 1e-4 * total:
                 compared += 1
-                print("W", rms_error(p.grad, want), float(want.norm())/total, name)
-    assert compared > 80
+                assert rms_error(p.grad, want) < 1e-3, name  # a few signs flip at the ReLUs: 3e-4 were found
+    assert compared > 80 and apart**0.5 < 2e-4 * total
 
 
 def test_the_recorded_dsta_net(golden, monkeypatch):
     """Its evaluation takes torch's operations; in training, with batch norm of the recorded statistics' batch, the kernels agree
-    with the reference on the recorded input."""
+    with the reference in double on the recorded input, and their gradient is as near to it as the reference's in float32."""
     use_large_tiles(monkeypatch)
     g = golden("dsta_eval")
     results = []
-    for kernels, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+    for kernels, dtype in (("triton", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
         monkeypatch.setenv("HICLR_KERNELS", kernels)
         model = DSTA(25, dropout=0.0)
         state = {name: g.t(f"encoder_q.{official_name(name)}", t.dtype) for name, t in model.state_dict().items()}
         model.load_state_dict(state)
-        x = g.t("x", dtype)[:1]
-        evaluated = model.to(dtype).eval()(x)
-        assert rms_error(evaluated, g.t("f64/out")[:1]) < 1e-5
-        results.append(model.train().features(x[:, :, :20]))
-    assert rms_error(*results) < 1e-4
+        x = g.t("x", dtype)[:2]
+        assert rms_error(model.to(dtype).eval()(x), g.t("f64/out")[:2]) < 1e-5
+        features = model.train().features(x)
+        features.square().sum().backward()
+        results.append((features, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (features, gradient), (_, plain), (exact, exact_gradient) = results
+    assert rms_error(features, exact) < 5e-5
+    assert rms_error(gradient, exact_gradient) < 2 * rms_error(plain, exact_gradient) < 0.05  # signs flip at the activations
