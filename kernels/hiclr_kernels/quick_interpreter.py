@@ -91,13 +91,13 @@ def _functions_once() -> None:
 
     def patch_lang(function):
         patch_all()
-        return interpreter._LangPatchScope()  # empty: there is nothing to restore
+        return SimpleNamespace(restore=lambda: None)
 
-    def patch_attr(place, name, member, builder, scope):
+    def patch_attr(place, name, member, *_):
         def interpreted(*args, _semantic=None, **kwargs):
             return member(*args, **kwargs, _semantic=interpreter.interpreter_semantic)
 
-        scope.set_attr(place, name, interpreted)
+        setattr(place, name, interpreted)
 
     interpreter._patch_lang, interpreter._patch_attr = patch_lang, patch_attr
 
