@@ -1,22 +1,18 @@
 """The contrast kernels compile for real GPUs without spilling, within a budget, to warp-group products. Needs no GPU."""
 
-import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
+from compiling import CAPABILITIES, TENSOR_MEMORY, compile_kernel, compiled, print_compiled, some
 
-CAPABILITIES = (80, 90, 100)
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-TENSOR_MEMORY = 512  # columns of a Blackwell multiprocessor; Triton compiles a kernel that needs more to a trap
-SWEEP_CASES = [(dtype, d, topk) for dtype in TYPES for d in (64, 128, 256) for topk in (0, 1, 4)]
-SWEEP_CASES += [(torch.bfloat16, 96, 0), (torch.float32, 96, 0), (torch.float32, 16, 1)]  # masked columns
-MERGE_CASES = [(torch.bfloat16, 3, 128, 1), (torch.float32, 3, 128, 0), (torch.float32, 5, 256, 0), (torch.float32, 5, 256, 4)]
+B16, F16, F32 = TYPES
+# every row of BUDGET; with MORE_CASES, in 16 bits every pair of dtype and D, dtype and topk, D and fewest or most neighbours, and
+# masked columns
+SWEEP_CASES = [(B16, 64, 0), (B16, 64, 4), (B16, 128, 0), (B16, 128, 1), (B16, 256, 4)]
+SWEEP_CASES += [(F16, 256, 0)]
+SWEEP_CASES += [(F32, d, topk) for d in (64, 128, 256) for topk in (0, 4)]
+MORE_CASES = [(F16, 64, 1), (F16, 128, 4), (B16, 96, 0), (F32, 16, 1), (F32, 96, 0)]
+MERGE_CASES = [(B16, 3, 128, 1), (F32, 3, 128, 0), (F32, 5, 256, 0), (F32, 5, 256, 4)]
 SPLITS = 264  # two a multiprocessor of an H200, the most that split_count gives there
 
 # (bytes an element, padded D, mining) -> (registers a thread, shared memory in KB) for sm_80, sm_90, sm_100, as kernels/README.md
@@ -39,36 +35,13 @@ MERGE_BUDGET = (128, 2)
 REDUCE_BUDGET = (32, 1)
 
 
-def compile_kernel(kernel, types: dict, constants: dict, options: dict, capability: int) -> dict:
-    """Registers, stack, spills, shared and tensor memory of one kernel, and the matrix instruction it uses."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    types = {**types, **dict.fromkeys(constants, "constexpr")}
-    order = [p.name for p in kernel.params]
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(order) if str(types[name]).startswith("*")}
-    source = ASTSource(kernel, {name: types[name] for name in order}, constants, aligned)
-    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    tool = next(Path(triton.__file__).parent.rglob("cuobjdump"))
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    used["shared"] = binary.metadata.shared
-    used["tensor"] = getattr(binary.metadata, "tmem_size", None) or 0
-    used["mma"] = next((name for name in ("wgmma", "tcgen05.mma", "mma.sync") if name in binary.asm["ptx"]), "none")
-    return used
-
-
 def compile_all(capability: int) -> dict:
     """Kernel and configuration -> resources, for everything that `contrast.gpu` can launch."""
     from hiclr_kernels.contrast import gpu as launch
 
     between = dict(m_ptr="*fp32", l_ptr="*fp32", acc_ptr="*fp32", value_ptr="*fp32", index_ptr="*i32", queue_rows="i32")
     used = {}
-    for dtype, d, topk in SWEEP_CASES:
+    for dtype, d, topk in SWEEP_CASES + some(MORE_CASES, capability):
         tile, constants = launch.sweep_config(dtype, d, topk)
         q = "*fp16" if constants["PAIR"] else f"*{TYPES[dtype]}"
         types = dict(between, q_ptr=q, q_lo_ptr=q, queue_ptr=f"*{TYPES[dtype]}", rows="i32", tiles_per_split="i32", scale="fp32")
@@ -87,28 +60,24 @@ def compile_all(capability: int) -> dict:
     return used
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_budget(capability):
+def test_budget():
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}  # a process of its own: this one may interpret
-    done = subprocess.run([sys.executable, __file__, str(capability)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    compiled = json.loads(done.stdout)
-    assert {name.split()[0] for name in compiled} == {"sweep", "merge", "reduce"}
-    assert {(int(n[1]), int(n[2]), n[3] == "True") for n in map(str.split, compiled) if n[0] == "sweep"} == set(BUDGET)
-    for name, used in compiled.items():
-        print(f"sm_{capability}", name, used)
-        kernel, *config = name.split()
-        registers, shared = {"merge": MERGE_BUDGET, "reduce": REDUCE_BUDGET}.get(kernel) or BUDGET[
-            int(config[0]), int(config[1]), config[2] == "True"
-        ][CAPABILITIES.index(capability)]
-        assert used["STACK"] == used["LOCAL"] == 0, (name, used)  # no spill
-        assert 16 < used["REG"] <= registers and used["shared"] <= shared * 1024, (name, used)
-        assert used["tensor"] <= TENSOR_MEMORY, (name, used)
-        if kernel == "sweep":
-            small_rows = config[:2] == ["4", "256"]  # tiles of 16 or 32 rows are too short for a warp group of 64
-            expected = "mma.sync" if capability == 80 or small_rows else {90: "wgmma", 100: "tcgen05.mma"}[capability]
-            assert used["mma"] == expected, (name, used)
+    for capability, found in compiled(__file__).items():
+        assert {name.split()[0] for name in found} == {"sweep", "merge", "reduce"}
+        assert {(int(n[1]), int(n[2]), n[3] == "True") for n in map(str.split, found) if n[0] == "sweep"} == set(BUDGET)
+        for name, used in found.items():
+            print(f"sm_{capability}", name, used)
+            kernel, *config = name.split()
+            registers, shared = {"merge": MERGE_BUDGET, "reduce": REDUCE_BUDGET}.get(kernel) or BUDGET[
+                int(config[0]), int(config[1]), config[2] == "True"
+            ][CAPABILITIES.index(capability)]
+            assert used["STACK"] == used["LOCAL"] == 0, (capability, name, used)  # no spill
+            assert 16 < used["REG"] <= registers and used["shared"] <= shared * 1024, (capability, name, used)
+            assert used["tensor"] <= TENSOR_MEMORY, (capability, name, used)
+            if kernel == "sweep":
+                small_rows = config[:2] == ["4", "256"]  # tiles of 16 or 32 rows are too short for a warp group of 64
+                expected = "mma.sync" if capability == 80 or small_rows else {90: "wgmma", 100: "tcgen05.mma"}[capability]
+                assert used["mma"] == expected, (capability, name, used)
 
 
 def test_every_tile_has_a_budget():
@@ -117,4 +86,4 @@ def test_every_tile_has_a_budget():
 
 
 if __name__ == "__main__":
-    print(json.dumps(compile_all(int(sys.argv[1]))))
+    print_compiled(compile_all)

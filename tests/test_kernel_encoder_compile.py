@@ -1,14 +1,8 @@
 """The kernels of graph convolution and attention compile for real GPUs without spilling, within a budget. Needs no GPU."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
+from compiling import TENSOR_MEMORY, compile_kernel, compiled, print_compiled, some
 
-CAPABILITIES = (80, 90, 100)
-TENSOR_MEMORY = 512  # columns of a Blackwell multiprocessor; Triton compiles a kernel that needs more to a trap
 # registers a thread, shared memory in KB
 BUDGET = dict(
     fold=(96, 1), unfold=(96, 4), spread=(128, 8), wide_forward=(255, 32), wide_input=(232, 32), wide_weight=(192, 32),
@@ -16,14 +10,13 @@ BUDGET = dict(
     finish=(56, 2), project=(184, 64), project_rows=(112, 96), project_weights=(136, 72), queue=(48, 2), pointer=(24, 1),
 )  # fmt: skip
 JOINTS, SUBSETS = 25, 3
-STGCN = [(3, 16), (16, 16), (16, 32), (32, 32), (32, 64)]  # input, output channels of the folded product
-WIDE = [("bf16", 64, 64), ("bf16", 64, 256), ("fp16", 64, 256)]
-ROWS = [("bf16", 32, 32), ("bf16", 64, 128), ("bf16", 128, 256), ("fp16", 128, 256)]
+STGCN = [(3, 16), (16, 16), (32, 64)]  # input, output channels of the folded product
+WIDE = [("fp16", 64, 64), ("bf16", 64, 256)]
+ROWS = [("bf16", 32, 32), ("fp16", 64, 128), ("bf16", 128, 256)]
 HEADS = [("bf16", 16), ("bf16", 32), ("fp32", 32)]
 
 
 def compile_all(capability: int) -> dict:
-    from compiling import compile_kernel
     from hiclr_kernels import queue_gpu
     from hiclr_kernels.attention import gpu as attention
     from hiclr_kernels.graph_conv import gpu, gpu_kernels, product_kernels, row_kernels, wide_kernels
@@ -46,10 +39,10 @@ def compile_all(capability: int) -> dict:
             kernel, (cut, stages) = product_kernels.product_kernel, gpu.product_tile(JOINTS, c, d)
             cut |= dict(MOMENTS=moments)
             add(f"product {c} {d} {moments}", kernel, "bf16", cut, stages, gpu.PRODUCT_WARPS, column="*bf16")
-    for channels in (16, 256):
+    for channels in some([16, 256], capability):
         cut = gpu.spread_tile(JOINTS, channels)
         add(f"spread {channels}", gpu_kernels.spread_kernel, "bf16", cut | dict(ACT=True))
-    for dtype, c, d in WIDE:
+    for dtype, c, d in some(WIDE, capability):
         cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
         ways = dict(MOMENTS=True, ACT=False), dict(MOMENTS=False, ACT=True)  # forward; made again
         for i, way in enumerate(ways):
@@ -57,13 +50,13 @@ def compile_all(capability: int) -> dict:
         add(f"wide_input {dtype} {c} {d}", wide_kernels.input_kernel, dtype, narrow | dict(ADD=True), 1, gpu.INPUT_WARPS)
         add(f"wide_weight {dtype} {c} {d}", wide_kernels.weight_kernel, dtype, cut, 1)
         add(f"finish {dtype} {c} {d}", wide_kernels.finish_kernel, dtype, gpu.finish_tile(SUBSETS, JOINTS, c, d))
-    for dtype, c, d in ROWS:
+    for dtype, c, d in some(ROWS, capability):
         steps = dict(TO_K=c, TO_D=SUBSETS * c)
         cut, narrow = (gpu.wide_tile(SUBSETS, JOINTS, c, d, f) | steps for f in (gpu.FRAMES, gpu.INPUT_FRAMES))
         add(f"row_forward {dtype} {c} {d}", row_kernels.forward_kernel, dtype, cut, 1, gpu.FORWARD_WARPS, bias=f"*{dtype}")
         add(f"row_input {dtype} {c} {d}", row_kernels.input_kernel, dtype, narrow, 1)
         add(f"row_weight {dtype} {c} {d}", row_kernels.weight_kernel, dtype, cut, 1)
-    for dtype, channels in HEADS:
+    for dtype, channels in some(HEADS, capability):
         cut = attention.config(JOINTS, SUBSETS, channels)
         add(f"scores {dtype} {channels}", attention.scores_kernel, dtype, cut, 1)
         add(f"gradient {dtype} {channels}", attention.gradient_kernel, dtype, cut, 1, grad="*fp32")
@@ -82,20 +75,16 @@ def compile_all(capability: int) -> dict:
     return used
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_budget(capability):
+def test_budget():
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}  # a process of its own: this one may interpret
-    done = subprocess.run([sys.executable, __file__, str(capability)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    compiled = json.loads(done.stdout)
-    assert {name.split()[0] for name in compiled} == set(BUDGET)
-    for name, used in compiled.items():
-        registers, shared = BUDGET[name.split()[0]]
-        assert used["STACK"] == used["LOCAL"] == 0, (name, used)
-        assert 8 < used["REG"] <= registers and used["shared"] <= shared * 1024, (name, used)
-        assert used["tensor"] <= TENSOR_MEMORY, (name, used)
+    for capability, found in compiled(__file__).items():
+        assert {name.split()[0] for name in found} == set(BUDGET)
+        for name, used in found.items():
+            registers, shared = BUDGET[name.split()[0]]
+            assert used["STACK"] == used["LOCAL"] == 0, (capability, name, used)
+            assert 8 < used["REG"] <= registers and used["shared"] <= shared * 1024, (capability, name, used)
+            assert used["tensor"] <= TENSOR_MEMORY, (capability, name, used)
 
 
 if __name__ == "__main__":
-    print(json.dumps(compile_all(int(sys.argv[1]))))
+    print_compiled(compile_all)

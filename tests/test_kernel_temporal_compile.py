@@ -1,13 +1,8 @@
 """The temporal kernels compile for real GPUs without spilling, within a budget, to warp-group products. Needs no GPU."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from test_kernel_contrast_compile import CAPABILITIES, TENSOR_MEMORY, compile_kernel
+from compiling import CAPABILITIES, TENSOR_MEMORY, compile_kernel, compiled, print_compiled
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 B16, F32 = torch.bfloat16, torch.float32
@@ -93,27 +88,24 @@ def compile_all(capability: int) -> dict:
     return used
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_budget(capability):
+def test_budget():
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}  # a process of its own: this one may interpret
-    done = subprocess.run([sys.executable, __file__, str(capability)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    compiled = json.loads(done.stdout)
-    assert {name.split()[0] for name in compiled} >= {"forward", "inputs", "weights", "band", "diagonals"}
-    for name, used in compiled.items():
-        print(f"sm_{capability}", name, used)
-        kernel, size, width, *_ = name.split()
-        assert used["STACK"] == used["LOCAL"] == 0, (name, used)  # no spill
-        assert used["tensor"] <= TENSOR_MEMORY, (name, used)
-        if kernel in ("forward", "inputs", "weights", "joint"):
-            registers = BUDGET[kernel, int(size), int(width)][CAPABILITIES.index(capability)]
-            assert 16 < used["REG"] <= registers and used["shared"] <= SHARED[capability] * 1024, (name, used)
-            fast = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}[capability]
-            assert used["mma"] == (fast if size == "2" else "none"), (name, used)
-        else:
-            assert used["REG"] <= JOINS[0] and used["shared"] <= JOINS[1] * 1024, (name, used)
+    for capability, found in compiled(__file__).items():
+        assert {name.split()[0] for name in found} >= {"forward", "inputs", "weights", "band", "diagonals"}
+        for name, used in found.items():
+            print(f"sm_{capability}", name, used)
+            kernel, size, width, *_ = name.split()
+            assert used["STACK"] == used["LOCAL"] == 0, (capability, name, used)  # no spill
+            assert used["tensor"] <= TENSOR_MEMORY, (capability, name, used)
+            if kernel in ("forward", "inputs", "weights", "joint"):
+                registers = BUDGET[kernel, int(size), int(width)][CAPABILITIES.index(capability)]
+                within = 16 < used["REG"] <= registers and used["shared"] <= SHARED[capability] * 1024
+                assert within, (capability, name, used)
+                fast = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}[capability]
+                assert used["mma"] == (fast if size == "2" else "none"), (capability, name, used)
+            else:
+                assert used["REG"] <= JOINS[0] and used["shared"] <= JOINS[1] * 1024, (capability, name, used)
 
 
 if __name__ == "__main__":
-    print(json.dumps(compile_all(int(sys.argv[1]))))
+    print_compiled(compile_all)

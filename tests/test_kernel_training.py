@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import rms_error
+from interpreted import use_large_tiles
 from torch import nn
 
 from hiclr_fast.models.dsta import DSTA
@@ -53,6 +54,7 @@ def train(model: HiCLR, steps: int, monkeypatch, kernels: str, amp: bool = False
 @pytest.mark.parametrize("encoder", ["stgcn", "dsta"])
 def test_a_step_is_the_reference(monkeypatch, encoder):
     """Losses, every gradient, running statistics, queue."""
+    use_large_tiles(monkeypatch, pairs=32, values=1 << 12)
     models = {kernels: new_model(encoder) for kernels in ("triton", "reference")}
     losses = [train(model, 1, monkeypatch, kernels) for kernels, model in models.items()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -66,6 +68,7 @@ def test_a_step_is_the_reference(monkeypatch, encoder):
 
 
 def test_the_same_step_twice_is_bit_equal(monkeypatch):
+    use_large_tiles(monkeypatch, pairs=32, values=1 << 12)
     states = []
     for _ in range(2):
         model = new_model(dropout=0.5)
@@ -74,9 +77,9 @@ def test_the_same_step_twice_is_bit_equal(monkeypatch):
     assert all(torch.equal(t, states[1][name]) for name, t in states[0].items())
 
 
-@pytest.mark.long
 def test_twins_over_32_steps(monkeypatch):
     """Kernels against reference, a short encoder: losses, queue, parameters."""
+    use_large_tiles(monkeypatch, pairs=32, values=1 << 10)
     models, losses = {}, {}
     for kernels in ("triton", "reference"):
         torch.manual_seed(0)
@@ -94,9 +97,9 @@ def test_twins_over_32_steps(monkeypatch):
             assert torch.equal(a, b), name
 
 
-@pytest.mark.long
 def test_the_recorded_step(golden, monkeypatch):
     """A step of the official processor through the kernels, queries and key in one batch: losses, rows, every gradient."""
+    use_large_tiles(monkeypatch)
     from test_contrast import WEIGHTS as official_weights
     from test_contrast import load, official_key
     from test_contrast import views as recorded_views
@@ -105,36 +108,40 @@ def test_the_recorded_step(golden, monkeypatch):
     g, prefix = golden("stgcn_train_step"), "small/a1"
     model = load(g, "small", torch.float32)
     given, key_view = recorded_views(g, 1, g.t(f"{prefix}/mask_TV", torch.float32), model.fill, torch.float32)
-    model.move_keys()
+    model.move_keys()  # as the official step does before its key
     q, key = model.pair(given, key_view)
     loss, terms = model.loss(q, key, official_weights, 0)
     loss.backward()
-    assert (q[0] - g.t(f"{prefix}/f64/q")).abs().max() < 2e-6
-    assert (key - g.t(f"{prefix}/f64/k")).abs().max() < 2e-6
-    torch.testing.assert_close(torch.cat([terms, loss[None]]).double(), g.t(f"{prefix}/f64/losses"), rtol=0, atol=2e-5)
-    total, compared = float(g[f"{prefix}/grad_total_norm"]), 0
+    assert (q[0] - g.t(f"{prefix}/f64/q")).abs().max() < 5e-6  # of unit rows, after ten blocks in float32
+    assert (key - g.t(f"{prefix}/f64/k")).abs().max() < 5e-6
+    torch.testing.assert_close(torch.cat([terms, loss[None]]).double(), g.t(f"{prefix}/f64/losses"), rtol=0, atol=1e-5)
+    total, compared, apart = float(g[f"{prefix}/grad_total_norm"]), 0, 0.0
     for name, p in model.named_parameters():
         if p.grad is not None:
             want = g.t(f"{prefix}/f64/grad/{official_key(name)}").reshape(p.shape)
+            apart += float((p.grad - want).norm()) ** 2
             if want.norm() > 1e-4 * total:
                 compared += 1
-                assert rms_error(p.grad, want) < 2e-4, name
-    assert compared > 80
+                assert rms_error(p.grad, want) < 1e-3, name  # a few signs flip at the ReLUs: 3e-4 were found
+    assert compared > 80 and apart**0.5 < 2e-4 * total
 
 
-@pytest.mark.long
 def test_the_recorded_dsta_net(golden, monkeypatch):
     """Its evaluation takes torch's operations; in training, with batch norm of the recorded statistics' batch, the kernels agree
-    with the reference on the recorded input."""
+    with the reference in double on the recorded input, and their gradient is as near to it as the reference's in float32."""
+    use_large_tiles(monkeypatch)
     g = golden("dsta_eval")
     results = []
-    for kernels, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+    for kernels, dtype in (("triton", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
         monkeypatch.setenv("HICLR_KERNELS", kernels)
         model = DSTA(25, dropout=0.0)
         state = {name: g.t(f"encoder_q.{official_name(name)}", t.dtype) for name, t in model.state_dict().items()}
         model.load_state_dict(state)
-        x = g.t("x", dtype)[:1]
-        evaluated = model.to(dtype).eval()(x)
-        assert rms_error(evaluated, g.t("f64/out")[:1]) < 1e-5
-        results.append(model.train().features(x[:, :, :20]))
-    assert rms_error(*results) < 1e-4
+        x = g.t("x", dtype)[:2]
+        assert rms_error(model.to(dtype).eval()(x), g.t("f64/out")[:2]) < 1e-5
+        features = model.train().features(x)
+        features.square().sum().backward()
+        results.append((features, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (features, gradient), (_, plain), (exact, exact_gradient) = results
+    assert rms_error(features, exact) < 5e-5
+    assert rms_error(gradient, exact_gradient) < 2 * rms_error(plain, exact_gradient) < 0.05  # signs flip at the activations

@@ -32,6 +32,11 @@ from hiclr_kernels.augment.gpu_draw import (
 )
 from hiclr_kernels.augment.reference import Stream
 
+if triton.knobs.runtime.interpret:
+    from hiclr_kernels.interpreter import correct_bfloat16
+
+    correct_bfloat16()
+
 __all__ = ["apply", "draw", "fill_gradient"]
 STREAMS = ("joint", "bone", "motion")
 BLOCK = 128  # positions of one load; a thread has 4 positions x 3 coordinates
