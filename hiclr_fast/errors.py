@@ -131,25 +131,32 @@ class _Stop:
                 signal.signal(number, handler)
 
 
+def _stopped(number: int) -> tuple[int, str]:
+    name = signal.Signals(number).name
+    return 128 + number, f"stopped by {name}; what was saved before is whole, and the next start goes on from it"
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a program's main and exits with its code.
 
     An `InputError`, and what the system refuses (a full disk, no permission, no memory, a closed pipe), becomes one line on
     stderr and exit code 2; SIGTERM and SIGINT one line and 128 + the number of the signal. Anything else is a traceback.
     """
-    code, line = 2, None
+    code, line, stops = 2, None, _Stop()
     try:
-        with _Stop():
+        with stops:
             code = main() or 0
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
-        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
-        code, line = 128 + number, f"stopped by {number.name}; what was saved before is whole, and the next start goes on from it"
+        code, line = _stopped(stop.args[0] if stop.args else signal.SIGINT)
     except Exception as error:
         line = _sentence(error)
-        if line is None:
+        if line is not None:
+            line = f"error: {line}"
+        elif stops.number:  # a library that was interrupted stumbled over what it left half done
+            code, line = _stopped(stops.number)
+        else:
             raise
-        line = f"error: {line}"
         if isinstance(error, OSError):
             _close_output()
     if line:

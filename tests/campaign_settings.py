@@ -134,7 +134,7 @@ def configs(place: Place, rng: random.Random) -> Found:
     given = _without(TINY, {f"--{name.replace('_', '-')}" for name in content})
     ended = place.start("pretrain", "--config", file, "--data", place.set, "--out", run, *given, memory=3 << 30).wait(25)
     damage = "over 300 characters" if ended.code == 2 and len(ended.judge()[1]) > 299 + len(str(run.parent)) else None
-    if ended.code is None and isinstance(content.get("epochs"), int):
+    if ended.code is None and "--epochs" not in given:
         return "long training", "fine", ""
     return worst(f"{bytes(text[:80])!r}", [ended], damage or (lies(run) if ended.code == 0 else None))
 

@@ -191,3 +191,27 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"cannot write .*folder: No space left on device"), new_folder(tmp_path / "folder") as f:
         (f / "x").write_text("x")
     assert (tmp_path / "a").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_left_goes_when_its_file_is_written_again(tmp_path):
+    """What a living one writes stays."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, others = tmp_path / f".e.{dead.pid}.tmp.txt", tmp_path / f".e.{os.getppid()}.tmp.txt"
+    for file in (left, others):
+        file.write_text("half")
+    write_text(tmp_path / "e.txt", "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([others.name, "e.txt"])
+
+
+def test_an_interrupted_library_that_stumbles_is_a_stop(capsys):
+    def main():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise IndexError("list index out of range") from None
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 143 and capsys.readouterr().err.startswith("stopped by SIGTERM; what was saved")

@@ -1,6 +1,7 @@
 """Files that are whole or absent: written under a temporary name beside their place, then renamed into it. What the system
 refuses meanwhile is an InputError about that place; the temporary file goes, and what stood there stays."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,12 +18,29 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
+def _remove_of_the_dead(path: Path) -> None:
+    """Removes what killed processes of this machine have left of earlier attempts to write `path`."""
+    if os.name != "posix":  # elsewhere a process cannot be asked whether it lives
+        return
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}"):
+        pid = left.name.removesuffix(f".tmp{path.suffix}").rpartition(".")[2]
+        if pid.isdigit():
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                with suppress(OSError):
+                    left.unlink()
+            except (OSError, OverflowError):
+                pass
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file name beside `path` with the same ending. When the block ends well, what it wrote there is flushed to
     disk and takes the place of `path`; when it fails, it is removed and `path` stays as it was."""
     path = Path(path)
     temporary = temporary_name(path)
+    _remove_of_the_dead(path)
     try:
         with writing(path):
             yield temporary
