@@ -69,3 +69,9 @@ def compiled(file: str) -> dict[int, dict[str, dict]]:
 def some(cases: list, capability: int) -> list:
     """All cases on sm_90; elsewhere the last, which is to be the largest: every kernel on every architecture, not every case."""
     return cases if capability == 90 else cases[-1:]
+
+
+def check_budget(capability: int, name: str, used: dict, registers: int, kilobytes: int) -> None:
+    """No spill, no stack, and no more registers and shared memory than that."""
+    assert used["STACK"] == used["LOCAL"] == 0, (capability, name, used)
+    assert 8 < used["REG"] <= registers and used["shared"] <= kilobytes * 1024, (capability, name, used)

@@ -1,7 +1,7 @@
 """The passes of batch norm compile for real GPUs without spilling, within a budget, with wide loads. Needs no GPU."""
 
 import pytest
-from compiling import compile_kernel, compiled, print_compiled, some
+from compiling import check_budget, compile_kernel, compiled, print_compiled, some
 
 BUDGET = dict(moments=80, join=104, finish=104, apply=80, pool=96, reduce=224, spread=128, coefficients=64)  # registers a thread
 TAILS = [  # first operand, second, dropout, activation, pooled: of blocks, of the shortcuts of DSTA-Net, of the encoder's end
@@ -61,8 +61,7 @@ def test_budget():
         assert {name.split()[0] for name in found} == set(BUDGET)
         for name, used in found.items():
             kernel = name.split()[0]
-            assert used["STACK"] == used["LOCAL"] == 0, (capability, name, used)
-            assert 8 < used["REG"] <= BUDGET[kernel] and used["shared"] <= 48 * 1024, (capability, name, used)
+            check_budget(capability, name, used, BUDGET[kernel], 48)
             if "C75" not in name and kernel in ("moments", "apply", "pool", "reduce", "spread"):
                 assert used["ld"] == 128, (capability, name, used)
 

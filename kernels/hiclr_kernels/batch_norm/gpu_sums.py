@@ -9,6 +9,18 @@ import triton.language as tl
 
 
 @triton.jit
+def store_moments(place, mean, m2, count, ok, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    """Count, mean and sum of squared deviations (BLOCK,) of `count` rows at place, place + WIDTH, place + 2 WIDTH, from those of
+    every slot (ROWS, BLOCK), of which slot r saw the rows r, r + ROWS, ..."""
+    n = tl.maximum(0, (count - tl.arange(0, ROWS) + ROWS - 1) // ROWS).to(tl.float32)[:, None]  # rows of each slot
+    joined = tl.sum(mean * n, 0) / tl.maximum(count, 1).to(tl.float32)
+    apart = mean - joined[None, :]
+    tl.store(place, tl.zeros_like(joined) + tl.maximum(count, 0), ok)
+    tl.store(place + WIDTH, joined, ok)
+    tl.store(place + 2 * WIDTH, tl.sum(m2 + n * apart * apart, 0), ok)
+
+
+@triton.jit
 def moments_kernel(x, part, L, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """part (G, S, 3, C): count, mean, sum of squared deviations of chunk s. Welford's update a cell of the tile, then Chan's."""
     s, g, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
@@ -19,9 +31,8 @@ def moments_kernel(x, part, L, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.co
     mean = tl.zeros((ROWS, BLOCK), tl.float32)
     m2 = tl.zeros((ROWS, BLOCK), tl.float32)
     count = 0.0
-    slot = tl.arange(0, ROWS)
     for first in range(begin, end, ROWS):
-        row = first + slot
+        row = first + tl.arange(0, ROWS)
         ok = (row < end)[:, None] & (c < C)[None, :]
         v = tl.load(base + row.to(tl.int64)[:, None] * C + c[None, :], ok, other=0.0).to(tl.float32)
         count += 1.0
@@ -29,14 +40,7 @@ def moments_kernel(x, part, L, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.co
         new = mean + delta / count
         m2 = tl.where(ok, m2 + delta * (v - new), m2)
         mean = tl.where(ok, new, mean)
-    n = tl.maximum(0, (end - begin - slot + ROWS - 1) // ROWS).to(tl.float32)[:, None]  # rows of each slot
-    total = tl.maximum(end - begin, 1).to(tl.float32)
-    joined = tl.sum(mean * n, 0) / total
-    d = mean - joined[None, :]
-    place = part + (g * splits + s) * (3 * C) + c
-    tl.store(place, tl.zeros_like(joined) + tl.maximum(end - begin, 0), c < C)
-    tl.store(place + C, joined, c < C)
-    tl.store(place + 2 * C, tl.sum(m2 + n * d * d, 0), c < C)
+    store_moments(part + (g * splits + s) * (3 * C) + c, mean, m2, end - begin, c < C, C, ROWS)
 
 
 @triton.jit

@@ -2,11 +2,10 @@
 
     z3[r, t, v] = W x[r, STRIDE t, v] + b      v = keep * n2(z2) + n3(z3)      y = v for v > 0, else slope * v
 
-    h3 = act'(v) dy,   h2 = keep * h3,   dz2 = a2 h2 + b2 z2 + c2,   dz3 = a3 h3 + b3 z3 + c3,   dx = dz3 W,
-    dW = sum dz3 x^T = a3 sum h3 x^T + b3 sum (z3 - mean) x^T + (c3 + b3 mean) sum x
+    h3 = act'(v) dy,   h2 = keep * h3,   dz2 = a2 h2 + b2 z2 + c2,   dz3 = a3 h3 + b3 z3 + c3,   dx = dz3 W,   dW = sum dz3 x^T
 
 z2: (G, L, D), L rows (r, t, v) of a group; x: (R, T, V, C), all groups' rows; the coefficients a, b, c are known when the sums of
-h are, so `reduce_kernel` takes the three sums of the last line, too. A tile is ROWS of L by BLOCK of D, CP is C padded.
+`reduce_kernel` are, so dx and dW come in passes after it. A tile is ROWS of L by BLOCK of D, CP is C padded.
 Statistics, coefficients and what is dropped: as in `batch_norm`.
 """
 
@@ -14,6 +13,7 @@ import triton
 import triton.language as tl
 
 from hiclr_kernels.batch_norm.gpu_kernels import _coefficients, _kept, _operand
+from hiclr_kernels.batch_norm.gpu_sums import store_moments
 
 
 @triton.jit
@@ -55,9 +55,8 @@ def moments_kernel(
     mean = tl.zeros((ROWS, BLOCK), tl.float32)
     m2 = tl.zeros((ROWS, BLOCK), tl.float32)
     count = 0.0
-    slot = tl.arange(0, ROWS)
     for first in range(begin, end, ROWS):
-        row = first + slot
+        row = first + tl.arange(0, ROWS)
         tile = _inputs(x, _sources(g, row, L, T, TO, V, STRIDE), row < end, C, CP)
         z3 = tl.dot(tile, w, input_precision="ieee") + b
         count += 1.0
@@ -65,13 +64,7 @@ def moments_kernel(
         new = mean + delta / count
         m2 = tl.where((row < end)[:, None], m2 + delta * (z3 - new), m2)
         mean = tl.where((row < end)[:, None], new, mean)
-    n = tl.maximum(0, (end - begin - slot + ROWS - 1) // ROWS).to(tl.float32)[:, None]  # rows of each slot
-    joined = tl.sum(mean * n, 0) / tl.maximum(end - begin, 1).to(tl.float32)
-    apart = mean - joined[None, :]
-    place = part + (g * splits + s) * (3 * D) + d
-    tl.store(place, tl.zeros_like(joined) + tl.maximum(end - begin, 0), d < D)
-    tl.store(place + D, joined, d < D)
-    tl.store(place + 2 * D, tl.sum(m2 + n * apart * apart, 0), d < D)
+    store_moments(part + (g * splits + s) * (3 * D) + d, mean, m2, end - begin, d < D, D, ROWS)
 
 
 @triton.jit
