@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import packed_otherwise
+from helpers import packed, packed_otherwise, tiny
 from safetensors.torch import save_file
 from test_scripts import command  # noqa: F401 (a fixture)
 
@@ -23,6 +23,8 @@ from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
 from hiclr_fast.evaluation.results import read_scores
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.files.tensors import load_weights_file
+from hiclr_fast.pretraining.loop import train
+from hiclr_fast.pretraining.start import start
 
 SHORT, HEAD = FinetuneConfig(epochs=2, batch_size=16, lr=0.02), LinearConfig(epochs=3)
 
@@ -55,6 +57,16 @@ def test_every_protocol_that_trains_a_head_keeps_it(candidate, tmp_path):
     run_transfer(moved(candidate, other), HEAD, SHORT)
     for name in ("linear", "finetune"):
         check(candidate.folder / "transfer_b" / name, other, tuple(f"c{i}" for i in range(5)))
+
+
+def test_a_network_that_is_pooled_by_part(tmp_path):
+    data = open_packed(packed(tmp_path / "set"))
+    assert train(start(tiny(data=data.path, pool="parts", epochs=1, knn_every=0), data, tmp_path / "run"), tmp_path / "run")
+    one = Candidate(tmp_path / "run" / "checkpoint.pt", data, tmp_path / "run" / "eval", torch.device("cpu"))
+    one.evaluate("linear", HEAD, linear_protocol)
+    one.evaluate("finetune", SHORT, finetune)
+    for name in ("linear", "finetune"):
+        assert check(one.folder / name, data).encoder.dim == 5 * 8
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def load_classifier(
     weights = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
     module, sizes = encoder_from_state(weights, str(file), dropout=config.dropout)
     config = replace(config, **sizes)
-    if (contract.layout.num_joints, linear.in_features) != (module.num_joints, config.hidden_dim):
-        raise InputError(f"{file}: head, network and layout do not fit each other; evaluate again to make the file anew")
     encoder = PretrainedEncoder(module, config, contract, pick_device(device))
+    if (contract.layout.num_joints, linear.in_features) != (module.num_joints, encoder.dim):
+        raise InputError(f"{file}: head, network and layout do not fit each other; evaluate again to make the file anew")
     return ActionClassifier(encoder, linear, classes, facts.get("protocol", "unknown"))
