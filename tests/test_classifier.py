@@ -23,6 +23,7 @@ from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
 from hiclr_fast.evaluation.results import read_scores
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.files.tensors import load_weights_file
+from hiclr_fast.models.pooling import Readout
 from hiclr_fast.pretraining.loop import train
 from hiclr_fast.pretraining.start import start
 
@@ -67,6 +68,10 @@ def test_a_network_that_is_pooled_by_part(tmp_path):
     one.evaluate("finetune", SHORT, finetune)
     for name in ("linear", "finetune"):
         assert check(one.folder / name, data).encoder.dim == 5 * 8
+    for readout, width in ((Readout("all", 2), 2), (Readout(None, 2), 10), (Readout("joints"), 25)):
+        other = replace(one, readout=readout)
+        other.evaluate("linear", HEAD, linear_protocol)
+        assert check(other.folder / other.name_of("linear"), data).encoder.dim == width * 8
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from helpers import packed, split, tiny
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.readout import Readout
+from hiclr_fast.models.pooling import Readout
 from hiclr_fast.pretraining.loop import Loop
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.pretraining.start import resume

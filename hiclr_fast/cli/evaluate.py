@@ -21,12 +21,12 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi
 from hiclr_fast.evaluation.protocols.transfer import folder_of, moved, run_transfer
-from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.flags import called, default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
+from hiclr_fast.models.pooling import Readout
 from hiclr_fast.pretraining.run_folder import load_run_config
 
 

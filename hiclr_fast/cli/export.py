@@ -8,6 +8,7 @@ pooled features) or .pt (weights under the names of the official HiCLR code). Wi
 """
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,8 +17,9 @@ import tyro
 from tqdm import tqdm
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.atomic import replacing
 from hiclr_fast.flags import default
-from hiclr_fast.inference.classifier import load_classifier, save_classifier
+from hiclr_fast.inference.classifier import classifier_of, load_classifier
 from hiclr_fast.inference.encoder import contract_of
 from hiclr_fast.models.load import Format, checkpoint_of, export_encoder, load_weights, save_official
 from hiclr_fast.models.onnx import export_onnx
@@ -63,12 +65,12 @@ def classifier(args: Args) -> str:
         raise InputError(f"{args.out}: the official code has no such classifier; name it .safetensors or .onnx")
     found = load_classifier(args.run, head=args.head, device="cpu")
     module, config, contract = found.encoder.module, found.encoder.config, found.encoder.contract
-    facts = {"protocol": found.protocol}
     said = f"{args.out}: {found.protocol}, {len(found.classes)} classes, {contract.stream} stream, {contract.layout.name}"
     if args.out.suffix == ".onnx":
-        facts["classes"] = json.dumps(found.classes)
+        facts = {"protocol": found.protocol, "classes": json.dumps(found.classes)}
         return f"{said}, within {export_onnx(module, config, contract, args.out, found.head, facts):.0e} of torch in onnxruntime"
-    save_classifier(args.out, module, found.head, config, contract, found.classes, facts)
+    with replacing(args.out) as temporary:
+        shutil.copyfile(classifier_of(args.run, args.head), temporary)
     return said
 
 

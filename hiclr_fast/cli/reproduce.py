@@ -13,10 +13,10 @@ import tyro
 from hiclr_fast.cli.arguments import Counts, Numbers, Words
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.preprocess import Preprocess
-from hiclr_fast.evaluation.readout import Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.flags import default
+from hiclr_fast.models.pooling import Readout
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.presets import DATASETS, preset
 from hiclr_fast.reports.ablation import ablate

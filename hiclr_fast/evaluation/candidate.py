@@ -1,6 +1,7 @@
 """What is evaluated: a pretrained encoder, the encoder as its run began, or the coordinates themselves; and on what data."""
 
 import copy
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,6 @@ from hiclr_fast.evaluation.features import (
     recalibrate,
 )
 from hiclr_fast.evaluation.metrics import class_accuracy
-from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.lock import Lock
@@ -36,6 +36,7 @@ from hiclr_fast.inference.classifier import CLASSIFIER, save_classifier
 from hiclr_fast.machine import environment
 from hiclr_fast.models.build import build_encoder, initial_encoder
 from hiclr_fast.models.load import Format, Weights, check_fits, load_weights
+from hiclr_fast.models.pooling import OWN, Readout
 
 Origin = Literal["pretrained", "random", "raw"]
 
@@ -147,9 +148,10 @@ class Candidate:
             return ()
         config = replace(self.weights.config, layout=self.data.layout.name, stream=self.stream)
         facts = {"protocol": folder.relative_to(self.folder).as_posix(), "key": key, "checkpoint_sha256": self.weights.sha256}
-        contract = Contract.of(self.data, self.stream)
-        if self.ranks.rank == 0:
-            save_classifier(folder / CLASSIFIER, encoder, head, config, contract, self.data.classes, facts)
+        if self.readout != OWN:  # the file holds the network as it was trained, and how it is read out
+            encoder.set_pooling(self.weights.encoder.pooling)
+            facts["readout"] = json.dumps(asdict(self.readout))
+        save_classifier(folder / CLASSIFIER, encoder, head, config, Contract.of(self.data, self.stream), self.data.classes, facts)
         return (CLASSIFIER,)
 
     def encoder(self, **config) -> nn.Module:

@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError, writing
-from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.atomic import write_npz
 from hiclr_fast.inference.encoder import pooled
 from hiclr_fast.inference.rows import BATCH
 from hiclr_fast.models.build import Encoder
 from hiclr_fast.models.load import Weights, check_fits
+from hiclr_fast.models.pooling import OWN, Readout
 from hiclr_fast.skeletons import Layout
 from hiclr_fast.training.precision import exact
 

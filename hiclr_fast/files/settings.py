@@ -23,7 +23,7 @@ def _fits(value: Any, hint: Any) -> Any:
         if value not in args:
             raise ValueError(f"expected one of {', '.join(map(str, args))}")
         return value
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # the latter where one of them is a Literal
         if value is None and type(None) in args:
             return None
         return _fits(value, next(a for a in args if a is not type(None)))

@@ -19,6 +19,7 @@ from hiclr_fast.inference.rows import BATCH, Samples, batches
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.config import EncoderConfig
 from hiclr_fast.models.load import encoder_from_state, export_facts
+from hiclr_fast.models.pooling import OWN
 from hiclr_fast.skeletons import Layout
 
 CLASSIFIER = "classifier.safetensors"  # in a result folder
@@ -137,7 +138,12 @@ def load_classifier(
     config = replace(update(EncoderConfig(), known, f"{file} config"), layout=contract.layout.name, stream=contract.stream)
     weights = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
     module, sizes = encoder_from_state(weights, str(file), dropout=config.dropout)
-    config = replace(config, **sizes)
+    config, readout = replace(config, **sizes), OWN
+    if "readout" in facts:
+        said = expect(parse_json(facts["readout"].encode(), f"{file} readout"), dict, str(file), "readout")
+        readout = update(OWN, said, f"{file} readout")
+        readout.check()
+    readout.set(module, contract.layout)
     encoder = PretrainedEncoder(module, config, contract, pick_device(device))
     if (contract.layout.num_joints, linear.in_features) != (module.num_joints, encoder.dim):
         raise InputError(f"{file}: head, network and layout do not fit each other; evaluate again to make the file anew")

@@ -42,7 +42,7 @@ class PretrainedEncoder:
     def __init__(self, module: nn.Module, config: EncoderConfig, contract: Contract, device: torch.device):
         self.module = module.eval().to(device, memory_format=torch.channels_last)
         self.config, self.contract, self.device = config, contract, device
-        self.dim = config.hidden_dim * (1 if module.pooling is None else len(module.pooling))
+        self.dim = config.hidden_dim * (1 if module.pooling is None else len(module.pooling)) * module.segments
 
     def __repr__(self) -> str:
         c = self.contract

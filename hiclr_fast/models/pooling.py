@@ -4,12 +4,15 @@ The released encoder averages over all joints. A graph is symmetric, so what the
 become the same there; an average for each body part keeps them apart.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hiclr_fast.errors import InputError
+from hiclr_fast.models.encoder import PooledEncoder
 from hiclr_fast.skeletons import Layout
 
 Pool = Literal["all", "parts", "joints"]
@@ -39,3 +42,35 @@ def pool_rows(x: Tensor, matrix: Tensor | None = None, segments: int = 1) -> Ten
     joints = x.mean(3, keepdim=True) if matrix is None else x @ matrix.T.to(x)
     spans = F.adaptive_avg_pool2d(joints, (segments, joints.shape[3]))  # (R, C, segments, P)
     return spans.permute(0, 2, 3, 1).flatten(1)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How a frozen encoder is read out: any checkpoint can be, in any of these ways.
+
+    pool: none is the encoder's own. segments: equal spans of time, each with its own means.
+    """
+
+    pool: Pool | None = None
+    segments: int = 1
+
+    def check(self) -> None:
+        if self.pool not in (None, "all", "parts", "joints"):
+            raise InputError(f"readout {self.pool!r}: expected all, parts or joints")
+        if self.segments < 1:
+            raise InputError(f"segments {self.segments}: expected at least 1")
+
+    @property
+    def name(self) -> str:
+        """Part of a result folder's name; empty for the encoder's own way."""
+        return (self.pool or "") + (f"{'' if self.pool else 'segments'}{self.segments}" if self.segments > 1 else "")
+
+    def set(self, encoder: PooledEncoder, layout: Layout) -> None:
+        """The encoder's features are read out in this way from now on."""
+        if self.pool is not None:
+            device = next(encoder.parameters()).device
+            encoder.set_pooling(None if self.pool == "all" else pooling_matrix(layout, self.pool).to(device))
+        encoder.segments = self.segments
+
+
+OWN = Readout()

@@ -11,10 +11,10 @@ from hiclr_fast.evaluation.candidate import train_val
 from hiclr_fast.evaluation.protocols.cluster import need_scikit_learn
 from hiclr_fast.evaluation.protocols.linear import EPOCHS, LinearConfig
 from hiclr_fast.evaluation.protocols.semi import SemiConfig
-from hiclr_fast.evaluation.readout import OWN, Readout
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.machine import pick_device
+from hiclr_fast.models.pooling import OWN, Readout
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.skeletons import STREAMS, difference
 

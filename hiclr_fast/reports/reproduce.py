@@ -19,11 +19,11 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi, semi_name
 from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
-from hiclr_fast.evaluation.readout import OWN
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.machine import environment
 from hiclr_fast.models.load import checkpoint_of
+from hiclr_fast.models.pooling import OWN
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.copies import copied, without_copies
 from hiclr_fast.reports.plan import Plan

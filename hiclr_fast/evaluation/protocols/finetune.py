@@ -11,9 +11,9 @@ import numpy as np
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.classifier import Training
 from hiclr_fast.evaluation.metrics import topk_accuracy
-from hiclr_fast.evaluation.readout import OWN
 from hiclr_fast.evaluation.results import UNFINISHED, Outcome
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.models.pooling import OWN
 
 
 def train_candidate(candidate, config: FinetuneConfig, rows: np.ndarray | None, folder: Path, key: str) -> Outcome:
