@@ -19,7 +19,7 @@ from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.pretraining.config import PretrainConfig, load_yaml
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.monitor import compare, monitored
+from hiclr_fast.pretraining.monitor import compare, compared_in, monitored
 from hiclr_fast.pretraining.presets import preset
 from hiclr_fast.pretraining.profile import profile
 from hiclr_fast.pretraining.run_folder import free_name, load_run_config
@@ -101,9 +101,9 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
     if monitored(data):
         found = compare(trainer, out)
         sides = {"random-init encoder": "random", "pretrained encoder": "pretrained", "raw features": "raw"}
-        said = ", ".join(f"{text} {found[side]:.1f} % ({found['spaces'][side]})" for text, side in sides.items())
+        said = ", ".join(f"{text} {found[side]:.1f} % ({compared_in(found, side)})" for text, side in sides.items())
         print(f"1-NN accuracy (cosine) on {found['validation_samples']} validation samples: {said}")
-        print("in brackets: the space that is best for each inside the training split")
+        print("in brackets: what is best for each inside the training split")
     protocol = "linear" if monitored(data) else "features --out features.npz"
     print(f"evaluate with: hiclr evaluate {protocol} --run {out}")
     return 0

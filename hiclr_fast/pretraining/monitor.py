@@ -1,5 +1,6 @@
 """What a person watches while it trains: nearest neighbours on the validation split, and whether training has collapsed."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -20,7 +21,8 @@ from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.queue_health import stale
 
 COMPARISON = "comparison.json"  # in a finished run's folder
-CHOSEN = 4096  # training samples up to which every side chooses its space
+CHOSEN = 4096  # training samples up to which every side chooses its space, and its spans of time
+SEGMENTS = (1, 2, 4)
 COLLAPSED = 0.99  # of the loss at which every row of the queue looks the same, sum(weights) * log(Q + 1)
 
 
@@ -44,26 +46,42 @@ def compare(trainer, out: Path) -> dict[str, Any]:
     """What pretraining was good for: percent 1-NN accuracy of the coordinates themselves (raw), of the encoder as its run began
     (random), and of the pretrained one. Written to the run folder `out`. trainer: a `Pretrainer` at its end.
 
-    Each side is compared in the space (plain, centred, whitened) that is best for it inside the training split, as `spaces` says;
-    on more than CHOSEN training samples all are plain.
+    Each side is compared in the space (plain, centred, whitened), and both encoders with the means over one, two or four spans of
+    time, that are best for it inside the training split; on more than CHOSEN training samples all are plain means over all time.
+    The coordinates keep every frame: means over spans can only lose.
     """
     data, config = trainer.data, trainer.config
-    fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
-    found = {"metric": "1-NN accuracy by cosine similarity, percent", "epoch": trainer.epoch - 1}
-    found |= {"validation_samples": len(data["val"]), "spaces": {}}
+    few = len(data["train"]) <= CHOSEN
+    found: dict[str, Any] = {"metric": "1-NN accuracy by cosine similarity, percent", "epoch": trainer.epoch - 1}
+    found |= {"validation_samples": len(data["val"]), "spaces": {}, "segments": {}}
 
-    def judge(side: str, train: Features, val: Features) -> None:
-        few = len(train.label) <= CHOSEN
-        space = choose_space(train, inner_groups(data["train"], data["val"])[1], nearest)[0] if few else "plain"
-        found[side], found["spaces"][side] = nearest(*in_space(train, val, space)), space
+    def judge(side: str, sides: dict[int, tuple[Features, Features]]) -> None:
+        segments, space = 1, "plain"
+        if few:
+            group = inner_groups(data["train"], data["val"])[1]
+            scores = {n: choose_space(train, group, nearest)[1] for n, (train, _) in sides.items()}
+            segments, space = max(((n, s) for n in scores for s in scores[n]), key=lambda how: scores[how[0]][how[1]])
+        found[side], found["spaces"][side] = nearest(*in_space(*sides[segments], space)), space
+        found["segments"][side] = segments
 
     both = ("train", trainer.resident), ("val", None)
-    for side, encoder in (("random", fresh), ("pretrained", trainer.model.encoder_q)):
-        judge(side, *(extract(encoder, data[s], data.layout, config.stream, trainer.device, rows=rows) for s, rows in both))
-    trainer.model.encoder_q.train()
-    judge("raw", *(raw_features(data[split], data.layout, config.stream) for split in ("train", "val")))
+    place = data.layout, config.stream, trainer.device
+    fresh = initial_encoder(config, data.layout).to(trainer.device, memory_format=torch.channels_last)
+    for side, encoder in (("random", fresh), ("pretrained", copy.deepcopy(trainer.model.encoder_q))):
+        sides = {}
+        for segments in SEGMENTS if few else (1,):
+            encoder.segments = segments
+            sides[segments] = tuple(extract(encoder, data[split], *place, rows=rows) for split, rows in both)
+        judge(side, sides)
+    judge("raw", {1: tuple(raw_features(data[split], data.layout, config.stream) for split in ("train", "val"))})
     write_text(out / COMPARISON, json.dumps(found, indent=1))
     return found
+
+
+def compared_in(found: dict[str, Any], side: str) -> str:
+    """In words, how `compare` compared that side: "whitened", or "plain, means over 2 spans of time"."""
+    segments = found["segments"][side]
+    return found["spaces"][side] + (f", means over {segments} spans of time" if segments > 1 else "")
 
 
 def tell(epoch: int, values: dict[str, float], config: PretrainConfig) -> None:
