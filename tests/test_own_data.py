@@ -126,6 +126,10 @@ def test_a_body_of_300_metres_is_a_warning(tmp_path, actors, capsys):
     folder, _ = write_clips(tmp_path, actors, every=12, factor=200.0)
     OwnClips(folder, "ntu25", tmp_path / "set", preprocess=replace(SHORT, unit="m"), options=ONE).run()
     assert "m across; if these are people, give the right --unit" in capsys.readouterr().out
+    folder, _ = write_clips(tmp_path / "moving", actors, every=12)
+    OwnClips(folder, "ntu25", tmp_path / "moved", preprocess=replace(SHORT, center="pose"), options=ONE).run()
+    said = capsys.readouterr().out
+    assert "their movements are 0." in said and "people are not" not in said
     assert [unit_of(size) for size in (0.5, 2.5, 50, 250, 500, 2500)] == ["m", "m", "cm", "cm", "mm", "mm"]
 
 

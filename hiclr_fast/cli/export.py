@@ -79,7 +79,7 @@ def encoder(args: Args) -> str:
     weights = load_weights(checkpoint_of(args.run) if args.run else args.checkpoint, args.format)
     contract = contract_of(weights, args.stream, args.data, args.layout, lambda text: tqdm.write(f"note: {text}"))
     encoder, config = weights.encoder, replace(weights.config, layout=contract.layout.name, stream=contract.stream)
-    said = f"{args.out}: {config.encoder}, {config.stream} stream, {config.layout}, {config.hidden_dim} features"
+    said = f"{args.out}: {config.encoder}, {config.stream} stream, {config.layout}, {encoder.projector[0].in_features} features"
     if args.out.suffix == ".onnx":
         said += f", within {export_onnx(encoder, config, contract, args.out):.0e} of torch in onnxruntime"
     elif args.out.suffix == ".pt":

@@ -40,7 +40,7 @@ def export_onnx(
     head: nn.Linear | None = None,
     facts: dict[str, str] | None = None,
 ) -> float:
-    """Writes `x` (batch, 3, frames, V, M) float32 -> `features` (batch, hidden_dim), and with a head `probabilities` (batch, C).
+    """Writes `x` (batch, 3, frames, V, M) float32 -> `features` (batch, D), and with a head `probabilities` (batch, C).
 
     x holds rows as in a packed dataset; the graph makes the stream itself. Batch and frames are free; the number of bodies is
     that of training, since absent ones (zeros) count in the features. Metadata: config, layout, and `input`, the whole
