@@ -20,6 +20,10 @@ class InputError(ValueError):
     """Something the user gave is wrong. The message is the whole story; scripts print it without a traceback."""
 
 
+class Diverged(InputError):
+    """Numbers became NaN or Inf while they were computed: most often a setting was too bold."""
+
+
 FIXES = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
     errno.EDQUOT: "free some of your quota, or choose a folder on another disk",

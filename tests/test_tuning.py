@@ -1,16 +1,18 @@
 """Choosing settings inside the training split."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from helpers import packed, tiny
 
 from hiclr_fast.data.packed.dataset import open_packed
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import Diverged, InputError
 from hiclr_fast.pretraining.config import load_yaml
 from hiclr_fast.tuning import halving
 from hiclr_fast.tuning.grid import read_grid
-from hiclr_fast.tuning.halving import EVIDENCE, PRESET, Halving, halve, inner_sets
+from hiclr_fast.tuning.halving import EVIDENCE, PRESET, Halving, halve, inner_sets, scaled
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +46,49 @@ def test_halving_goes_on_after_a_stop_and_writes_what_it_found(data, tmp_path, m
     assert rounds[0][0].score >= rounds[0][1].score
 
 
+def test_other_data_is_judged_anew_and_a_setting_that_diverges_is_last(data, tmp_path, monkeypatch):
+    settings, plan, train = [(f"lr {lr}", tiny(lr=lr)) for lr in (0.5, 0.001)], Halving(epochs=1, rounds=1), halving.train
+    runs = []
+
+    def bold(trainer, out):
+        runs.append(out)
+        if trainer.config.lr == 0.5:
+            raise Diverged("the loss became NaN")
+        return train(trainer, out)
+
+    monkeypatch.setattr(halving, "train", bold)
+    (rounds,), _ = halve(settings, data, tmp_path, plan)
+    assert [s.said for s in rounds] == ["lr 0.001", "lr 0.5"] and rounds[1].score == 0
+    assert halve(settings, data, tmp_path, plan)[0][0] == rounds and len(runs) == 2
+    halve(settings, replace(data, checksum="other"), tmp_path, plan)
+    assert len(set(runs)) == 4
+    kept = json.loads((tmp_path / EVIDENCE).read_text())
+    assert kept["data_checksum"] == "other" and kept["best"]["lr"] == 0.001
+    assert len(kept["rounds"][0]["settings"][0]["without"]) == 1
+
+
+def test_a_schedule_is_scaled_as_a_whole():
+    config = scaled(tiny(epochs=300, warmup_epochs=5, drops=(250,), mining_epoch=150), 12)
+    assert (config.epochs, config.warmup_epochs, config.drops, config.mining_epoch) == (12, 1, (10,), 6)
+
+
+def test_what_cannot_be_compared_is_said_before_the_first_training(data, tmp_path):
+    plan, unlabelled = Halving(epochs=1), replace(data["train"], label=np.full(60, -1))
+    with pytest.raises(InputError, match="fewer than batch_size 64"):
+        halve([("small", tiny()), ("large", tiny(batch_size=64, queue_size=64))], data, tmp_path / "out", plan)
+    with pytest.raises(InputError, match="samples without a label"):
+        halve([("any", tiny())], replace(data, splits={**data.splits, "train": unlabelled}), tmp_path / "out", plan)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
         ("lr: 0.1", "lr is 0.1, expected a list of values to try"),
         ("[1, 2]", "expected a mapping from settings to lists"),
         ("lrr: [0.1]", "unknown key 'lrr'; the nearest valid one is 'lr'"),
-        ("epochs: [0]", "epochs 0: expected"),
+        ("epochs: [10]", "epochs are those of the rounds"),
+        ("momentum: [2]", "momentum 2.0: expected"),
         ("seed: [" + ", ".join(map(str, range(65))) + "]", "65 combinations, at most 64"),
     ],
 )

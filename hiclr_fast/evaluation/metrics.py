@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import Diverged
 
 
 def unit_rows(x: np.ndarray) -> Tensor:
@@ -24,10 +24,10 @@ def unit_rows(x: np.ndarray) -> Tensor:
 def topk_accuracy(scores: np.ndarray, label: np.ndarray, k: int) -> float:
     """Percent of rows whose label is among the k highest scores. scores: (N, C). Ties: the earlier class wins.
 
-    InputError where a score is NaN or Inf: it would still be put into an order.
+    Diverged where a score is NaN or Inf: it would still be put into an order.
     """
     if not np.isfinite(scores).all():
-        raise InputError("scores came out as NaN or Inf; look at the data and the weights, or lower --lr")
+        raise Diverged("scores came out as NaN or Inf; look at the data and the weights, or lower --lr")
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return 100.0 * float((best == label[:, None]).any(axis=1).mean())
 

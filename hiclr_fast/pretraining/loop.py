@@ -115,7 +115,7 @@ class Loop:
         values |= {f"consistency_{b}": term for b, term in enumerate(terms[1:], 1)}
         values["samples_per_s"] = round((steps - self.first) * c.batch_size / seconds, 1)
         if self.first < steps:  # none where an older version saved after the last step
-            values |= queue_health(t.train.seen_q, t.train.seen_key, t.model.queue, t.model.pointer, c.temperature)
+            values |= queue_health(t.train.seen_q, t.train.seen_key, t.model.queue, t.model.pointer, c.temperature, c.batch_size)
         t.epoch, t.step = done + 1, 0
         t.train.sums.zero_()
         if self.metrics is not None:

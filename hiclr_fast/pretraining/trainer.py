@@ -11,7 +11,7 @@ from hiclr_fast.data.contract import Contract
 from hiclr_fast.data.loading.loader import Batch, ResidentLoader, make_loader
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.distributed import ALONE, Ranks
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import Diverged, InputError
 from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import as_plain, update
 from hiclr_fast.machine import pick_device
@@ -112,13 +112,13 @@ class Pretrainer:
             self.lock.release()
 
     def check_finite(self, numbers: list[float] | None = None) -> None:
-        """InputError when the loss, a weight, a batch-norm statistic or a row of the queue is no longer a number.
+        """Diverged when the loss, a weight, a batch-norm statistic or a row of the queue is no longer a number.
         The checkpoint on disk stays as it was.
 
         numbers: of `TrainStep.health`; none: those of now, for which it waits.
         """
         if not all(map(math.isfinite, Readback(self.device).now(self.train.health()) if numbers is None else numbers)):
-            raise InputError(
+            raise Diverged(
                 f"the loss became NaN or Inf in epoch {self.epoch} before step {self.step}, or a weight or a statistic "
                 "did; the last good checkpoint is kept. Lower --lr, add --warmup-epochs, use --amp-dtype bf16, or check the data"
             )

@@ -51,6 +51,8 @@ def read_grid(path: Path | None, base: PretrainConfig) -> list[tuple[str, Pretra
     if not isinstance(values, Mapping) or not values:
         raise InputError(f"{where}: expected a mapping from settings to lists of values to try")
     leaves = list(_leaves(values, where))
+    if any(path == ("epochs",) for path, _ in leaves):
+        raise InputError(f"{where}: epochs are those of the rounds, given by --epochs; leave them out")
     combinations = list(itertools.product(*(options for _, options in leaves)))
     if len(combinations) > MOST:
         raise InputError(f"{where}: {len(combinations)} combinations, at most {MOST}; try fewer values at a time")

@@ -4,6 +4,7 @@ epochs and judged by what was left out, and the better part goes on with more (s
 The test split is never opened for a score. Every run that is done is kept, so that the same command continues after a stop.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -15,20 +16,23 @@ import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
-from hiclr_fast.errors import InputError
+from hiclr_fast.distributed import ALONE
+from hiclr_fast.errors import Diverged, InputError
 from hiclr_fast.evaluation.features import extract
 from hiclr_fast.evaluation.protocols.knn import nearest
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
 from hiclr_fast.evaluation.spaces import SPACES, in_space, inner_folds, inner_groups
 from hiclr_fast.files.atomic import write_text
-from hiclr_fast.files.json_files import read_json
+from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain, save_yaml
 from hiclr_fast.models.load import CHECKPOINT
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.loop import train
 from hiclr_fast.pretraining.start import resume, start
+from hiclr_fast.pretraining.trainer import check_job
 
 PRESET, EVIDENCE = "preset.yaml", "evidence.json"
+MEASURES = ("1-NN", "linear")  # percent on what was left out
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,16 @@ class Halving:
 
 @dataclass(frozen=True)
 class Scored:
-    """One setting in one round. percent: means over the folds; score: the mean of k-NN and linear, by which settings compete."""
+    """One setting in one round. by_fold: {what was left out: {"1-NN", "linear"}}; percent: their means over the folds; score: the
+    mean of the two, by which settings compete."""
 
     said: str
     config: PretrainConfig
-    percent: dict[str, float]
+    by_fold: dict[str, dict[str, float]]
+
+    @property
+    def percent(self) -> dict[str, float]:
+        return {name: float(np.mean([p[name] for p in self.by_fold.values()])) for name in MEASURES}
 
     @property
     def score(self) -> float:
@@ -90,17 +99,50 @@ def judge(trainer, data: Packed) -> dict[str, float]:
 
 
 def score_one(config: PretrainConfig, data: Packed, run: Path) -> dict[str, float] | None:
-    """Trains to the end and judges; None when a signal stopped it. What is done already is not done again."""
+    """Trains to the end and judges; None when a signal stopped it. What is done already is not done again.
+
+    {"1-NN", "linear"}; 0 for both, and the reason beside them on the screen, where the setting diverged.
+    """
     file = run / "inner.json"
     if file.is_file():
-        return read_json(file)
+        done = expect(read_json(file), dict, str(file))
+        return {name: expect(done.get(name), float, str(file), name) for name in MEASURES}
     config = replace(config, out=run, data=data.path, knn_every=0)
     trainer = resume(config, data, run) if (run / CHECKPOINT).is_file() else start(config, data, run)
-    if not train(trainer, run):
-        return None
-    percent = judge(trainer, data)
+    try:
+        if not train(trainer, run):
+            return None
+        percent = judge(trainer, data)
+    except Diverged as error:
+        tqdm.write(f"note: {run.name}: {error}")
+        percent = dict.fromkeys(MEASURES, 0.0)
+    finally:
+        trainer.release()
     write_text(file, json.dumps(percent))
     return percent
+
+
+def scaled(config: PretrainConfig, epochs: int) -> PretrainConfig:
+    """The same schedule in another number of epochs."""
+    share = epochs / config.epochs
+    return replace(
+        config,
+        epochs=epochs,
+        mining_epoch=round(config.mining_epoch * share),
+        warmup_epochs=max(1, round(config.warmup_epochs * share)) if config.warmup_epochs else 0,
+        drops=tuple(round(drop * share) for drop in config.drops),
+    )
+
+
+def check(settings: Sequence[tuple[str, PretrainConfig]], data: Packed, sets: Sequence[tuple[str, Packed]]) -> None:
+    """InputError for whatever would stop the comparison only after hours."""
+    if not data.labelled:
+        raise InputError(f"{data.path} has samples without a label; settings are judged by labels, prepare the set with them")
+    for (said, config), (name, inner) in itertools.product(settings, sets):
+        check_job(config, inner, ALONE)
+        if config.batch_size > len(inner["train"]):
+            here = f"{len(inner['train'])} training samples without {name}"
+            raise InputError(f"{said}: {here} are fewer than batch_size {config.batch_size}; make it smaller")
 
 
 def halve(
@@ -109,40 +151,39 @@ def halve(
     """([every round, best first], what was left out); None when a signal stopped it. Writes the preset and the evidence."""
     plan.check()
     sets = inner_sets(data, plan.folds)
+    check(settings, data, sets)
     rounds: list[list[Scored]] = []
     going = list(settings)
     for number in range(plan.rounds):
         epochs, scored = plan.epochs * plan.factor**number, []
         for said, config in going:
-            c = replace(config, epochs=epochs, mining_epoch=_scaled(config.mining_epoch, epochs, config.epochs))
-            c = replace(c, warmup_epochs=_scaled(config.warmup_epochs, epochs, config.epochs))
-            key = sha256(json.dumps(as_plain(replace(c, out=None, data=None)), sort_keys=True).encode()).hexdigest()[:10]
-            percent = [score_one(c, inner, out / f"{epochs}_epochs" / f"{key}_{name}") for name, inner in sets]
-            if None in percent:
-                return None
-            mean = {name: float(np.mean([p[name] for p in percent])) for name in percent[0]}
-            scored.append(Scored(said, config, mean))
-            tqdm.write(f"{epochs} epochs, {said}: " + ", ".join(f"{name} {value:.1f}" for name, value in mean.items()))
+            by_fold: dict[str, dict[str, float]] = {}
+            for name, inner in sets:
+                one = replace(scaled(config, epochs), out=None, data=None)
+                key = sha256(json.dumps([as_plain(one), inner.checksum], sort_keys=True).encode()).hexdigest()[:10]
+                percent = score_one(one, inner, out / f"{epochs}_epochs" / f"{key}_{name}")
+                if percent is None:
+                    return None
+                by_fold[name] = percent
+            scored.append(Scored(said, config, by_fold))
+            tqdm.write(f"{epochs} epochs, {said}: " + ", ".join(f"{k} {value:.1f}" for k, value in scored[-1].percent.items()))
         rounds.append(sorted(scored, key=lambda s: -s.score))
         going = [(s.said, s.config) for s in rounds[-1][: math.ceil(len(scored) / plan.factor)]]
     save_yaml(replace(rounds[-1][0].config, data=None, out=None), out / PRESET)
-    write_text(out / EVIDENCE, json.dumps(evidence(rounds, [name for name, _ in sets], plan), indent=1))
+    write_text(out / EVIDENCE, json.dumps(evidence(rounds, data, plan), indent=1))
     return rounds, [name for name, _ in sets]
 
 
-def _scaled(epoch: int, epochs: int, of: int) -> int:
-    """The same share of a shorter or longer schedule."""
-    return round(epoch * epochs / of)
-
-
-def evidence(rounds: Sequence[Sequence[Scored]], left_out: Sequence[str], plan: Halving) -> dict:
+def evidence(rounds: Sequence[Sequence[Scored]], data: Packed, plan: Halving) -> dict:
     return {
-        "left_out": list(left_out),
+        "data": data.path.name,
+        "data_checksum": data.checksum,
         "rounds": [
             {
                 "epochs": plan.epochs * plan.factor**number,
-                "settings": [{"setting": s.said, "score": s.score, "percent": s.percent} for s in scored],
+                "settings": [{"setting": s.said, "score": s.score, "without": s.by_fold} for s in scored],
             }
             for number, scored in enumerate(rounds)
         ],
+        "best": as_plain(replace(rounds[-1][0].config, data=None, out=None)),
     }

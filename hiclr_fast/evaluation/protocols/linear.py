@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import Diverged
 from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.results import Outcome
@@ -84,7 +84,7 @@ def linear(train: Features, val: Features, config: LinearConfig, device: torch.d
         with torch.no_grad():
             scores = head(x_val).float().cpu().numpy()
         if not np.isfinite(scores).all():
-            raise InputError(f"the linear classifier's scores became NaN or Inf in epoch {epoch}; lower --lr")
+            raise Diverged(f"the linear classifier's scores became NaN or Inf in epoch {epoch}; lower --lr")
         top1 = topk_accuracy(scores, val.label, 1)
         if top1 > best:
             best, best_epoch = top1, epoch
