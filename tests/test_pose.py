@@ -21,6 +21,16 @@ def test_the_mean_moves_and_the_motion_stays():
     assert torch.equal(out[0, ..., 1], x[0, ..., 1]) and torch.equal(out[1, ..., 1], x[1, ..., 1]) and torch.equal(out[3], x[3])
 
 
+def test_frames_without_a_body_stay_empty_and_are_no_part_of_its_mean():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 5, 2, dtype=torch.float64)
+    x[0, :, 4:, :, 1] = 0  # the second body left
+    out = exchange_poses(x, torch.tensor([1, 0]), torch.tensor([1.0, 1.0]))
+    assert torch.equal(out[0, :, 4:, :, 1], x[0, :, 4:, :, 1])
+    torch.testing.assert_close(out[0, :, :4, :, 1].mean(1), x[1, ..., 1].mean(1))
+    torch.testing.assert_close(out[1, ..., 1].mean(1), x[0, :, :4, :, 1].mean(1))
+
+
 def test_draws_are_functions_of_seed_step_sample_and_view():
     sample, step = torch.tensor([7, 3, 9, 1]), torch.tensor(5)
     partner, share = draw_exchange(sample, 0.5, seed=1, step=step, view=2)

@@ -17,7 +17,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.pretraining.loop import train
-from hiclr_fast.pretraining.monitor import compare
+from hiclr_fast.pretraining.monitor import compare, compared_in
 from hiclr_fast.pretraining.start import finish, start
 
 for package in ("matplotlib", "sklearn", "jinja2"):
@@ -54,7 +54,7 @@ def test_the_page_holds_everything(report):
     assert len(re.findall(r"<img ", text)) == 5 and "data:image/gif;base64,R0lGOD" in text
     stored = json.loads((run / "comparison.json").read_text())
     for name, words in (("raw", "raw coordinates"), ("random", "random encoder"), ("pretrained", "pretrained encoder")):
-        assert f"<b>{stored[name]:.1f} %</b><span>1-NN, {words}</span>" in text
+        assert f"<b>{stored[name]:.1f} %</b><span>1-NN, {words} ({compared_in(stored, name)})</span>" in text
     results = json.loads((run / "eval" / "linear" / "results.json").read_text())
     assert f"<b>{results['mean_class_top1']:.2f}</b>" in text and [c["class"] for c in results["per_class"]] == NASTY
     for part in ("Confusion matrix", "linear", "weighted k=5", "queue_size", "augment.shear", "data_checksum", run.name):

@@ -7,7 +7,7 @@ from helpers import features_of, split
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.metrics import topk_accuracy
 from hiclr_fast.evaluation.protocols.knn import knn_scores
-from hiclr_fast.evaluation.spaces import choose_space, fit, in_space, inner_folds, inner_groups
+from hiclr_fast.evaluation.spaces import SHRINK, choose_space, divisible, fit, in_space, inner_folds, inner_groups
 
 
 def nearest(train, val) -> float:
@@ -45,6 +45,10 @@ def test_groups_are_subjects_views_or_random_parts():
     assert inner_groups(two_views, others)[0] == "subject"
     unknown = type(one)(one.x, one.label, one.name, np.full(30, -1), np.arange(30) % 2)
     assert inner_groups(unknown, None)[0] == "view"
+    # a class a subject: none can be judged by the others
+    nested = type(one)(one.x, one.label, one.name, one.label, np.full(30, -1))
+    assert inner_groups(nested, None)[0] == "fold" and divisible(nested, None)
+    assert not divisible(type(one)(one.x[:3], np.arange(3), one.name[:3], np.arange(3), np.arange(3)), None)
     nothing = type(one)(one.x, one.label, one.name, np.full(30, -1), np.full(30, -1))
     what, group = inner_groups(nothing, None)
     assert what == "fold" and all(len(set(one.label[group == g])) == 3 for g in range(5))
@@ -52,3 +56,16 @@ def test_groups_are_subjects_views_or_random_parts():
         assert not set(learn) & set(judge)
     with pytest.raises(InputError, match="cannot be divided"):
         inner_folds(np.zeros(4), np.zeros(4))
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
+def test_whitening_is_that_of_the_singular_values(shape):
+    """Both Gram matrices, with a direction that nothing has."""
+    x = np.random.default_rng(2).normal(2, (np.arange(shape[1]) % 5 + 0.5), shape)
+    x[:, 0] = 1
+    x = x.astype(np.float32)
+    axes, values, _ = np.linalg.svd((x - x.mean(0, dtype=np.float64)), full_matrices=False)
+    assert fit(0 * x, "whitened")(x).shape == (len(x), 0)
+    rank = int((values > 1e-6 * values[0]).sum())
+    found, want = fit(x, "whitened")(x), axes[:, :rank] * (values / (values + SHRINK * values[0]))[:rank]
+    np.testing.assert_allclose(found @ found.T, want @ want.T, atol=1e-5)

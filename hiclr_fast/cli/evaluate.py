@@ -221,7 +221,7 @@ class FeaturesOnly:
     def run(self) -> None:
         s = replace(self.source, out=None).candidate()
         if s.origin == "pretrained":
-            features = cached_features(s.weights, s.data, s.stream, s.device, s.recalibrate, s.feature_dtype)
+            features = cached_features(s.weights, s.data, s.stream, s.device, s.recalibrate, s.feature_dtype, s.readout)
         else:
             features = dict(zip(("train", "val"), s.features, strict=True))
         out = self.source.out or s.folder / "features.npz"

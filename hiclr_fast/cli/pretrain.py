@@ -103,7 +103,8 @@ def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
         sides = {"random-init encoder": "random", "pretrained encoder": "pretrained", "raw features": "raw"}
         said = ", ".join(f"{text} {found[side]:.1f} % ({compared_in(found, side)})" for text, side in sides.items())
         print(f"1-NN accuracy (cosine) on {found['validation_samples']} validation samples: {said}")
-        print("in brackets: what is best for each inside the training split")
+        if found["chosen"]:
+            print("in brackets: what is best for each inside the training split")
     protocol = "linear" if monitored(data) else "features --out features.npz"
     print(f"evaluate with: hiclr evaluate {protocol} --run {out}")
     return 0

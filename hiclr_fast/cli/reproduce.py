@@ -13,6 +13,7 @@ import tyro
 from hiclr_fast.cli.arguments import Counts, Numbers, Words
 from hiclr_fast.data.formats.synthetic import pack_synthetic
 from hiclr_fast.data.preprocess import Preprocess
+from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.flags import default
@@ -30,7 +31,7 @@ USUAL = {name: field.default for name, field in Plan.__dataclass_fields__.items(
 @dataclass(frozen=True)
 class Args:
     dataset: str = "ntu60"
-    """Name for the table; with ntu60, ntu120 and pku2 the published numbers are printed beside ours."""
+    """Name for the table; with ntu60, ntu120, pku2 and ucla xview the published numbers are printed beside ours."""
     split: str = "xsub"
     """Name for the table, and of the presets."""
     data: Words = ()
@@ -118,6 +119,8 @@ def plan_of(args: Args) -> Plan:
     if args.smoke:
         return smoke_plan(args.out or Path("runs/smoke"), args.encoder)
     configs = pretraining(args)
+    if not (args.data or args.config or name in DATASETS or args.split == USUAL["split"]):
+        raise InputError(f"no preset says where {name} lies; give --data DIR, the packed set of that split")
     data = tuple(map(Path, args.data)) or (next(iter(configs.values())).data or Path("data") / name,)
     same = {field: getattr(args, field) for field in ("protocols", "semi_percent", "semi_repeats", "transfer_to", "space")}
     same |= {field: getattr(args, field) for field in ("linear_epochs", "finetune_epochs", "semi_epochs")}

@@ -204,7 +204,10 @@ def convert(
         if len(splits["val"]) == 0:
             del splits["val"]
         facts = dict(source=source, preprocessing=how.as_dict(), report=report, subjects=subjects)
-        write_packed(out, splits, layout, classes, **facts, space=how.space(flat, _median(columns["size"])), locked=True)
+        size = _median(columns["size"])
+        if how.center == "pose":  # the rows hold movements, which are no bodies
+            size = 1.0 if how.scale == "body" else None
+        write_packed(out, splits, layout, classes, **facts, space=how.space(flat, size), locked=True)
     return report
 
 

@@ -30,10 +30,19 @@ def fit(train: np.ndarray, space: Space):
         return lambda x: (x - center).astype(np.float32)
     if space != "whitened":
         raise ValueError(f"space {space!r}: expected one of {SPACES}")
-    _, values, axes = np.linalg.svd(train - center, full_matrices=False)
-    rank = int((values > 1e-6 * values[0]).sum())
-    project = axes[:rank].T / (values[:rank] + SHRINK * values[0])
+    project = _whitening(train - center)
     return lambda x: ((x - center) @ project).astype(np.float32)
+
+
+def _whitening(x: np.ndarray) -> np.ndarray:
+    """(D, rank): principal axes of the rows (N, D) over their singular values, shrunk; by the smaller Gram matrix."""
+    wide = x.shape[1] > len(x)
+    squares, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    squares, vectors = squares[::-1], vectors[:, ::-1]
+    rank = int((squares > 1e-12 * squares[0]).sum())
+    values, vectors = np.sqrt(squares[:rank]), vectors[:, :rank]
+    axes = x.T @ vectors / values if wide else vectors
+    return axes / (values + SHRINK * values[:1])  # no direction at all where the rows are all alike
 
 
 def in_space(train: Features, val: Features, space: Space) -> tuple[Features, Features]:
@@ -52,7 +61,7 @@ def inner_groups(split: Split, test: Split | None, seed: int = 0) -> tuple[str, 
 
     for name in ("view", "subject") if apart("view") and not apart("subject") else ("subject", "view"):
         values = np.asarray(getattr(split, name))
-        if len(np.unique(values)) > 1 and (values >= 0).all():
+        if (values >= 0).all() and _folds(values, split.label):
             return name, values
     group, rng = np.empty(len(split), np.int64), np.random.default_rng(seed)
     for c in np.unique(split.label):
@@ -61,16 +70,26 @@ def inner_groups(split: Split, test: Split | None, seed: int = 0) -> tuple[str, 
     return "fold", group
 
 
+def divisible(split: Split, test: Split | None) -> bool:
+    """Whether a part of the training split can be left out and judged by the rest."""
+    return bool(_folds(inner_groups(split, test)[1], split.label))
+
+
 def inner_folds(group: np.ndarray, label: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """[(rows to learn from, rows to judge by)], one group left out at a time; judged are only classes that are learnt."""
+    folds = _folds(group, label)
+    if not folds:
+        raise InputError("the training split cannot be divided for a choice inside it; name a space: plain, centred or whitened")
+    return folds
+
+
+def _folds(group: np.ndarray, label: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     folds = []
     for left_out in np.unique(group):
         learn = np.flatnonzero(group != left_out)
         judge = np.flatnonzero((group == left_out) & np.isin(label, label[learn]))
         if len(learn) and len(judge):
             folds.append((learn, judge))
-    if not folds:
-        raise InputError("the training split cannot be divided for a choice inside it; name a space: plain, centred or whitened")
     return folds
 
 

@@ -88,8 +88,10 @@ class Samples:
             raise InputError(f"x {x.shape}: {expected}, or a list of (frames, joints, {sizes}) for sequences of other lengths")
 
     def _looks_preprocessed(self) -> bool:
-        c, shape = self.contract, self.x.shape[1:]
-        return c.how.center == "frame" and shape == c.shape and not self.x[:, : c.space.dimensions, :, c.layout.center].any()
+        c = self.contract
+        if c.how.center not in ("frame", "pose") or self.x.shape[1:] != c.shape:
+            return False
+        return not self.x[:, : c.space.dimensions, :, c.layout.center].any()
 
 
 def _numbers(x: Any, where: str) -> np.ndarray:

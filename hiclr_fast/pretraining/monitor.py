@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.evaluation.features import Features, extract, raw_features
 from hiclr_fast.evaluation.protocols.knn import nearest
-from hiclr_fast.evaluation.spaces import choose_space, in_space, inner_groups
+from hiclr_fast.evaluation.spaces import choose_space, divisible, in_space, inner_groups
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.models.build import Encoder, initial_encoder
 from hiclr_fast.pretraining.config import PretrainConfig
@@ -47,13 +47,14 @@ def compare(trainer, out: Path) -> dict[str, Any]:
     (random), and of the pretrained one. Written to the run folder `out`. trainer: a `Pretrainer` at its end.
 
     Each side is compared in the space (plain, centred, whitened), and both encoders with the means over one, two or four spans of
-    time, that are best for it inside the training split; on more than CHOSEN training samples all are plain means over all time.
-    The coordinates keep every frame: means over spans can only lose.
+    time, that are best for it inside the training split. On more than CHOSEN training samples, and where that split
+    cannot be divided, nothing is chosen: all are plain means over all time. The coordinates keep every frame, their
+    means over spans would only lose.
     """
     data, config = trainer.data, trainer.config
-    few = len(data["train"]) <= CHOSEN
+    few = len(data["train"]) <= CHOSEN and divisible(data["train"], data["val"])
     found: dict[str, Any] = {"metric": "1-NN accuracy by cosine similarity, percent", "epoch": trainer.epoch - 1}
-    found |= {"validation_samples": len(data["val"]), "spaces": {}, "segments": {}}
+    found |= {"validation_samples": len(data["val"]), "chosen": few, "spaces": {}, "segments": {}}
 
     def judge(side: str, sides: dict[int, tuple[Features, Features]]) -> None:
         segments, space = 1, "plain"

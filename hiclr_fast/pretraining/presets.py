@@ -14,6 +14,7 @@ from hiclr_fast.files.settings import update
 from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.skeletons import STREAMS
 
+NEVER = 10**6  # an epoch that no run has
 SMALL: dict[str, Any] = dict(
     init="torch",
     pool="parts",
@@ -24,7 +25,7 @@ SMALL: dict[str, Any] = dict(
     schedule="cosine",
     warmup_epochs=5,
     epochs=120,
-    mining_epoch=120,
+    mining_epoch=NEVER,
     augment=dict(blur_normalized=True),
 )
 # The built-in actors, in minutes on two CPU cores. Their gestures are left or right, so views are not mirrored; their posture
@@ -33,7 +34,6 @@ FIRST_RUN: dict[str, Any] = dict(
     lr=0.01,
     warmup_epochs=2,
     epochs=18,
-    mining_epoch=18,
     momentum=0.997,
     knn_every=6,
     augment=dict(blur_normalized=True, flip_p=0.0, pose_swap=[1.0, 1.0, 1.0]),
@@ -51,7 +51,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     "ucla": SMALL | dict(layout="kinect20", frames=50),
     "synthetic": SMALL | NTU | FIRST_RUN,
     # 115 to 134 training sequences: a queue below that, small batches for more steps; 1-NN did not grow after 20 epochs
-    "irds": SMALL | dict(layout="ntu25", frames=50, queue_size=96, batch_size=8, lr=0.05, epochs=20, mining_epoch=20),
+    "irds": SMALL | dict(layout="ntu25", frames=50, queue_size=96, batch_size=8, lr=0.05, epochs=20),
 }
 ENCODERS: dict[str, dict[str, Any]] = {"stgcn": {}, "dsta": dict(encoder="dsta", weight_decay=5e-4)}
 EXCEPTIONS: dict[tuple[str, str], dict[str, Any]] = {

@@ -22,6 +22,7 @@ from hiclr_fast.files.settings import as_plain
 from hiclr_fast.machine import environment
 from hiclr_fast.models.load import checkpoint_of
 from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.reports.copies import copied, without_copies
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.stages import pretrain_stage
 
@@ -38,7 +39,10 @@ def variants(base: PretrainConfig) -> dict[str, PretrainConfig]:
         return replace(base, augment=replace(base.augment, **augment))
 
     one, two = dict(weights=(1.0,)), dict(branches=("basic", "strong"), weights=(1.0, 1.0))
-    never, half = base.epochs, max(1, base.epochs // 2)
+    if base.mining_epoch < base.epochs:
+        mining = {"without mining": replace(base, mining_epoch=base.epochs)}
+    else:
+        mining = {"mining from half-way": replace(base, mining_epoch=max(1, base.epochs // 2))}
     return {
         "SkeletonCLR (normal views, one branch)": replace(base, branches=("normal",), key_view="normal", **one),
         "basic views, one branch": replace(base, branches=("basic",), **one),
@@ -50,8 +54,7 @@ def variants(base: PretrainConfig) -> dict[str, PretrainConfig]:
         "SkeleAdaIN alone": strong(**NO_MASK, **ADAIN),
         "edges alone": strong(**NO_MASK, **EDGES),
         "mask, SkeleAdaIN and edges": strong(**ADAIN, **EDGES),
-        "without mining": replace(base, mining_epoch=never),
-        "mining from half-way": replace(base, mining_epoch=half),
+        **mining,
     }
 
 
@@ -61,23 +64,33 @@ def folder_of(variant: str, seed: int) -> Path:
 
 
 def ablate(plan: Plan) -> bool:
-    """Every variant x seed on the plan's first dataset: linear and 1-NN, in OUT/ablation.md and .json; False when stopped."""
+    """Every variant x seed on the plan's first dataset: linear and 1-NN, in OUT/ablation.md and .json; False when stopped.
+
+    Where test samples are copies of training samples, both without them too.
+    """
+    plan = replace(plan, protocols=("knn", "linear"))
     data: Packed = plan.check()[0]
+    copies = copied(data)
     if "joint" not in plan.configs:
         raise InputError("the ablation is of the joint stream; leave --streams out, or name joint")
     found: dict[str, dict[str, list[float]]] = {}
     configs = variants(plan.configs["joint"])
     for variant, config in configs.items():
-        rows = found.setdefault(variant, {"linear": [], "1-NN": []})
+        rows = found.setdefault(variant, {})
         for seed in plan.seeds:
             run = plan.out / "ablation" / folder_of(variant, seed)
             if not pretrain_stage(replace(config, stream="joint", seed=seed), data, run):
                 return False
             candidate = Candidate(checkpoint_of(run), data, run / "eval", plan.device, readout=plan.readout)
             head = LinearConfig(epochs=plan.linear_epochs, seed=seed)
-            rows["linear"].append(candidate.evaluate("linear", head, linear_protocol, skip_finished=True)["percent"]["top1"])
-            near = candidate.evaluate("knn", KnnConfig((1,)), knn, skip_finished=True)
-            rows["1-NN"].append(near["percent"]["k=1"])
+            line = candidate.evaluate("linear", head, linear_protocol, skip_finished=True)
+            near = candidate.evaluate("knn", KnnConfig((1,), space=plan.space), knn, skip_finished=True)
+            percent = {"linear": line["percent"]["top1"], "1-NN": near["percent"]["k=1"]}
+            for name, protocol in (("linear", "linear"), ("1-NN", "knn")) if copies else ():
+                folder = candidate.folder / candidate.name_of(protocol)
+                percent[f"{name}, test without copies"] = without_copies([folder], copies)
+            for name, value in percent.items():
+                rows.setdefault(name, []).append(value)
         write_text(plan.out / "ablation.md", table(found, plan, data))  # after each row: hours lie between them
         facts = {"data": data.path.name, "seeds": plan.seeds, "percent": found, "paper": PAPER}
         facts["environment"] = environment(plan.device)
@@ -95,8 +108,11 @@ def table(found: dict[str, dict[str, list[float]]], plan: Plan, data: Packed) ->
         return f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
 
     epochs = plan.configs["joint"].epochs
-    lines = [f"{data.path.name}, joint, {epochs} epochs, seeds {', '.join(map(str, plan.seeds))}; percent, last epoch", ""]
-    lines += ["| variant | linear | 1-NN | paper (NTU60 xsub, linear) |", "| --- | --- | --- | --- |"]
+    lines = [f"{data.path.name}, joint, {epochs} epochs, seeds {', '.join(map(str, plan.seeds))}; percent, last epoch"]
+    lines += [f"Readout {plan.readout.name or 'of the encoder'}; 1-NN in the space: {plan.space}", ""]
+    columns = list(next(iter(found.values())))
+    lines += ["| variant | " + " | ".join(columns) + " | paper (NTU60 xsub, linear) |", "| --- " * (len(columns) + 2) + "|"]
     for variant, rows in found.items():
-        lines.append(f"| {variant} | {cell(rows['linear'])} | {cell(rows['1-NN'])} | {PAPER.get(variant, '-')} |")
+        cells = " | ".join(cell(rows[name]) for name in columns)
+        lines.append(f"| {variant} | {cells} | {PAPER.get(variant, '-')} |")
     return "\n".join(lines) + "\n"

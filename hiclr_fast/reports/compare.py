@@ -55,6 +55,8 @@ def collect(runs: Sequence[Path]) -> Table:
                 continue
             number = "top1" if "top1" in percent else next(iter(percent))
             stale = now is not None and results.get("checkpoint_sha256", now) != now
+            space = results.get("space", "plain")  # of k-NN and retrieval
+            where += "" if space == "plain" else f" ({space})"
             cell = Cell(float(percent[number]), results.get("top1_spread"), stale)
             table.setdefault(name, {})[f"{where}, {number}"] = cell
     return table

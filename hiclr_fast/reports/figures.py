@@ -29,20 +29,26 @@ def _bare(axes) -> None:
 def curves(metrics: Sequence[dict], path: Path, baselines: dict[str, float] | None = None) -> None:
     """Everything that metrics.jsonl holds of every epoch. metrics: its lines; baselines: 1-NN percent by name, drawn as lines
     across."""
-    figure = new_figure(12, 6)
-    loss, consistency, nearest, spread, rate, speed = figure.subplots(2, 3).flat
+    figure = new_figure(12, 9)
+    panels = figure.subplots(3, 3)
+    loss, consistency, nearest, spread, cosine, entropy, rank, rate, speed = panels.flat
     consistencies = [name for name in metrics[-1] if name.startswith("consistency_")]
     _lines(loss, metrics, {"loss": "total", "info_nce": "InfoNCE"}, "loss")
     _lines(consistency, metrics, {n: f"branch {n[-1]} to branch {int(n[-1]) - 1}" for n in consistencies}, "consistency")
-    _lines(nearest, metrics, {"knn1": "pretrained encoder"}, "1-NN accuracy, validation (%)")
+    _lines(nearest, metrics, {"knn1": "pretrained encoder (plain)"}, "1-NN accuracy, validation (%)")
     for number, (name, percent) in enumerate((baselines or {}).items()):
         nearest.axhline(percent, color=GREY, lw=1.2, ls=DASHES[1 + number % 3], label=name)
     _lines(spread, metrics, {"spread": "queries"}, "spread: 1 all directions, 0 collapsed")
     spread.set_ylim(0, 1.05)
+    near = {"positive": "query and its own key", "age_gap": "fresh keys less queue"}
+    _lines(cosine, metrics, near, "cosine: positive pairs, age gap")
+    entropies = {name: f"branch {name[-1]}" for name in metrics[-1] if name.startswith("entropy_")}
+    _lines(entropy, metrics, entropies, "entropy of similarities (nats)")
+    _lines(rank, metrics, {"rank": "queue"}, "effective rank of the queue")
     _lines(rate, metrics, {"lr": "learning rate"}, "learning rate, start of the epoch")
     _lines(speed, metrics, {"samples_per_s": "training"}, "samples a second")
     speed.set_ylim(bottom=0)
-    for axes in (loss, consistency, nearest, spread, rate, speed):
+    for axes in panels.flat:
         axes.set_xlim(*_around(metrics[0]["epoch"], metrics[-1]["epoch"]))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)

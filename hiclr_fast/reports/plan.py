@@ -12,7 +12,7 @@ from hiclr_fast.evaluation.protocols.cluster import need_scikit_learn
 from hiclr_fast.evaluation.protocols.linear import EPOCHS, LinearConfig
 from hiclr_fast.evaluation.protocols.semi import SemiConfig
 from hiclr_fast.evaluation.schedule import FinetuneConfig
-from hiclr_fast.evaluation.spaces import Space
+from hiclr_fast.evaluation.spaces import Space, inner_folds, inner_groups
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.pooling import OWN, Readout
 from hiclr_fast.pretraining.config import PretrainConfig
@@ -61,9 +61,12 @@ class Plan:
             raise InputError("two --data folders have the same name; folds are told apart by it, so rename one")
         if not (self.data and self.seeds and self.streams and self.protocols):
             raise InputError("give at least one --data folder, one seed, one stream and one protocol")
+        self.readout.check()
         sets = [open_packed(path) for path in self.data]
         for data in sets:
-            train_val(data)
+            train, val = train_val(data)
+            if self.space == "inner":
+                inner_folds(inner_groups(train, val)[1], train.label)
         for config in self.configs.values():
             config.check()
             LinearConfig(epochs=self.linear_epochs).check()

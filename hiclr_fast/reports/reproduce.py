@@ -97,9 +97,10 @@ STAGES = {  # what needs features only, all have; what trains an encoder, only t
 }
 
 
-def clean_rows(plan: Plan, candidate: Candidate, protocol: str, copies: frozenset[str]) -> dict[str, float]:
-    """{row of the table: percent} without the test samples that are copies of training samples; empty where none is."""
-    if not copies:
+def clean_rows(plan: Plan, candidate: Candidate, protocol: str, copies: frozenset[str] | None) -> dict[str, float]:
+    """{row of the table: percent} without the test samples that are copies of training samples, which have these names; none
+    where no set of the plan has such."""
+    if copies is None:
         return {}
     if protocol == "semi":
         folders = {f"semi, {p:g} %": candidate.folder / candidate.name_of(semi_name(p)) for p in plan.semi_percent}
@@ -113,7 +114,7 @@ def clean_rows(plan: Plan, candidate: Candidate, protocol: str, copies: frozense
     return {f"{row}{NO_COPIES}": without_copies([candidate.folder / candidate.name_of(name)], copies)}
 
 
-def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int, copies: frozenset[str]) -> dict[tuple[str, str], float]:
+def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int, copies: frozenset[str] | None) -> dict[tuple[str, str], float]:
     """{(kind, row of the table): percent} of one run: all protocols, all kinds of features."""
     found: dict[tuple[str, str], float] = {}
     for kind, (origin, recalibrate) in KINDS.items():
@@ -128,7 +129,7 @@ def evaluate_run(plan: Plan, run: Path, data: Packed, seed: int, copies: frozens
     return found
 
 
-def fuse_streams(plan: Plan, folder: Path, seed: int, copies: frozenset[str]) -> dict[tuple[str, str, str], float]:
+def fuse_streams(plan: Plan, folder: Path, seed: int, copies: frozenset[str] | None) -> dict[tuple[str, str, str], float]:
     """{(kind, row, weights): percent} of what the three streams' runs in `folder` predict together."""
     found: dict[tuple[str, str, str], float] = {}
 
@@ -138,7 +139,7 @@ def fuse_streams(plan: Plan, folder: Path, seed: int, copies: frozenset[str]) ->
             runs = [run_folder(folder, stream, seed) / "eval" / protocol for stream in STREAMS]
             percent.append(ensemble(runs, weights, out)["percent"]["top1"])
         found[origin, row, weights] = sum(percent) / len(percent)
-        if copies:
+        if copies is not None:
             found[origin, f"{row}{NO_COPIES}", weights] = without_copies(outs, copies)
 
     own = "" if plan.readout == OWN else f"_{plan.readout.name}"
@@ -172,6 +173,8 @@ def caption(plan: Plan, sets: Sequence[Packed], folders: Sequence[Path], encoder
     samples = ", ".join(f"{data.path.name} {len(data['train'])} / {len(data['val'])}" for data in sets)
     usual = {name: Plan.__dataclass_fields__[name].default for name in OVERRIDES}
     changed = {name.replace("_", " "): getattr(plan, name) for name in OVERRIDES if getattr(plan, name) != usual[name]}
+    changed |= {"readout": plan.readout.name} if plan.readout != OWN else {}
+    changed |= {"space of k-NN and retrieval": plan.space} if plan.space != "plain" else {}
     changed |= {name: value for name, value in vars(plan.training).items() if value != getattr(FinetuneConfig(), name)}
     changed = {name: "/".join(f"{v:g}" for v in x) if isinstance(x, tuple) else x for name, x in changed.items()}
     folds = f" over seeds of the mean over {len(sets)} folds" if len(sets) > 1 else ""
@@ -188,9 +191,9 @@ def reproduce(plan: Plan) -> bool:
     """Everything; writes table.md and table.json. False when a signal stopped a pretraining."""
     sets = plan.check()
     folders = [plan.out / data.path.name if len(sets) > 1 else plan.out for data in sets]
-    measured = Measured()
-    for data, folder in zip(sets, folders, strict=True):
-        copies = copied(data)
+    measured, leaks = Measured(), [copied(data) for data in sets]
+    for data, folder, names in zip(sets, folders, leaks, strict=True):
+        copies = names if any(leaks) else None
         for seed in plan.seeds:
             for stream in plan.streams:
                 run = run_folder(folder, stream, seed)

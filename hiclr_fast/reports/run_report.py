@@ -22,7 +22,7 @@ from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain
 from hiclr_fast.pretraining import run_folder
-from hiclr_fast.pretraining.monitor import COMPARISON, monitored
+from hiclr_fast.pretraining.monitor import COMPARISON, compared_in, monitored
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.figures import confusion, curves, embedding, per_class
 
@@ -46,10 +46,17 @@ def read_comparison(run: Path, epoch: int) -> dict[str, float]:
     epoch (the run goes on, or is of an older version)."""
     if not (run / COMPARISON).is_file():
         return {}
-    found = read_json(run / COMPARISON)
+    where = str(run / COMPARISON)
+    found = expect(read_json(run / COMPARISON), dict, where)
+    if found.get("epoch") != epoch or "segments" not in found:
+        return {}
     names = {"raw": "raw coordinates", "random": "random encoder", "pretrained": "pretrained encoder"}
-    percent = {text: expect(found.get(name), float, str(run / COMPARISON), name) for name, text in names.items()}
-    return percent if found.get("epoch") == epoch else {}
+    for part, kind in (("spaces", str), ("segments", int)):
+        of = expect(found.get(part), dict, where, part)
+        for name in names:
+            expect(of.get(name), kind, where, f"{part} {name}")
+    percent = {name: expect(found.get(name), float, where, name) for name in names}
+    return {f"{text} ({compared_in(found, name)})": percent[name] for name, text in names.items()}
 
 
 def moving(data: Packed, rows: list[int], verdicts: list[str], path: Path) -> None:
@@ -116,10 +123,11 @@ def judged(candidate: Candidate, out: Path) -> tuple[dict[str, str], list[Drawn]
     wrong = [f"✗ wrong, predicted:\n{_wrapped(classes[guess[row]])}" for row in rows]
     moving(candidate.data, rows, ["✓ right" if r else w for r, w in zip(right, wrong, strict=True)], out / "skeletons.gif")
     text = "One validation sample of each of the first classes, and the linear classifier's answer."
+    space = "" if near.get("space", "plain") == "plain" else f", {near['space']}"
     headline = {
         "linear, top-1": f"{linear['percent']['top1']:.1f} %",
         **({"linear, mean of classes": f"{linear['mean_class_top1']:.1f} %"} if "mean_class_top1" in linear else {}),
-        **{f"k-NN, {name}": f"{value:.1f} %" for name, value in list(near["percent"].items())[:1]},
+        **{f"k-NN, {name}{space}": f"{value:.1f} %" for name, value in list(near["percent"].items())[:1]},
     }
     return headline, [*pictures, ("skeletons.gif", "Skeletons", text)]
 

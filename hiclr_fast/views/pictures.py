@@ -30,6 +30,8 @@ def describe(row: np.ndarray, space: Space = METRES) -> str:
 
 def pictures(data: Packed, split: str, index: int, stream: Stream, config: AugmentConfig, seed: int) -> list[Picture]:
     """The raw sample and its four views, as the first step of a run with that seed makes them."""
+    if any(config.pose_swap) or config.adain != AugmentConfig().adain:
+        raise InputError("pictures are of one sample alone; leave --augment.pose-swap and --augment.adain out, they mix two")
     samples = data[split]
     if not 0 <= index < len(samples):
         raise InputError(f"index {index}: {data.path} has {len(samples)} {split} samples, 0 to {len(samples) - 1}")

@@ -30,9 +30,10 @@ def draw_exchange(sample: Tensor, strength: float, *, seed: int, step: Tensor, v
 
 def exchange_poses(x: Tensor, partner: Tensor, share: Tensor, dimensions: int = 3) -> Tensor:
     """x (N, 3, T, V, M) with the mean poses exchanged as drawn, in its first `dimensions` coordinates. A body that is absent
-    (zero) in either stays as it is."""
-    pose = x.mean(2, keepdim=True)
-    there = x.abs().amax((1, 2, 3), keepdim=True) > 0  # (N, 1, 1, 1, M)
+    (zero) in either stays as it is, and so do frames without it; means are over the frames that have it."""
+    there = x.abs().amax((1, 3), keepdim=True) > 0  # (N, 1, T, 1, M)
+    frames = there.sum(2, keepdim=True)
+    pose = x.sum(2, keepdim=True) / frames.clamp_min(1)
     move = share[:, None, None, None, None] * (pose[partner] - pose)
     move[:, dimensions:] = 0  # a score is no place
-    return x + torch.where(there & there[partner], move, 0)
+    return x + torch.where(there & (frames[partner] > 0), move, 0)

@@ -20,12 +20,11 @@ PEOPLE = (0.3, 4.0)  # metres, sizes of bodies that are no surprise
 def about_size(data: Packed) -> str:
     """One line on what the coordinates are, and a warning where no person is so large."""
     space, kind = data.space, {"depth": "x, y, z", "zero": "x, y and a zero", "score": "x, y and the score"}[data.space.third]
-    how = dict(data.facts.get("preprocessing", {}))
-    moving, given = how.get("center") == "pose", how.get("unit", "m")
-    size = "" if space.size is None else f"; {'their movements' if moving else 'bodies'} are {space.size:.3g} across (median)"
+    size = "" if space.size is None else f"; bodies are {space.size:.3g} across (median)"
+    given = dict(data.facts.get("preprocessing", {})).get("unit", "m")
     found = "" if given == "m" or space.flat else f" (the recordings are in {given})"
     line = f"coordinates: {kind}, in {UNITS[space.unit]}{found}{size}"
-    if not moving and space.unit == "m" and space.size is not None and not PEOPLE[0] <= space.size <= PEOPLE[1]:
+    if space.unit == "m" and space.size is not None and not PEOPLE[0] <= space.size <= PEOPLE[1]:
         return f"{line}\nwarning: people are not {space.size:.3g} m across; if these are people, give the right --unit"
     return line
 

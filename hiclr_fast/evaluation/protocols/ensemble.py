@@ -78,7 +78,7 @@ def _aligned(folders: Sequence[Path], results: Sequence[dict], arrays: Sequence[
         if found["scores"].shape != shape:
             theirs = found["scores"].shape[1]
             raise InputError(f"classes do not match: {first} has {shape[1]}, {folder} has {theirs}; evaluate all on one dataset")
-        for fact in ("data_checksum", "protocol", "origin", "recalibrated", "settings"):
+        for fact in ("data_checksum", "protocol", "origin", "recalibrated", "readout", "feature_dtype", "settings"):
             if _without_seeds(result.get(fact)) != _without_seeds(results[0].get(fact)):
                 raise InputError(f"{folder} has another {fact.replace('_', ' ')} than {first}; evaluate all alike")
         aligned.append(found["scores"][rows])

@@ -12,6 +12,7 @@ from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.protocols.finetune import finetune
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.models.pooling import OWN
 
 
 def moved(candidate: Candidate, target: Packed) -> Candidate:
@@ -27,8 +28,8 @@ def folder_of(target: Packed) -> str:
 
 
 def run_transfer(there: Candidate, head: LinearConfig, training: FinetuneConfig, skip_finished: bool = False) -> dict[str, dict]:
-    """{linear, finetune}: results of a `moved` candidate."""
+    """{linear, finetune}: results of a `moved` candidate; its readout is of the frozen features, so of linear alone."""
     return {
         "linear": there.evaluate("linear", head, linear_protocol, skip_finished=skip_finished),
-        "finetune": there.evaluate("finetune", training, finetune, skip_finished=skip_finished),
+        "finetune": replace(there, readout=OWN).evaluate("finetune", training, finetune, skip_finished=skip_finished),
     }
