@@ -32,7 +32,7 @@ from hiclr_fast.evaluation.metrics import class_accuracy
 from hiclr_fast.evaluation.results import Outcome, finished, may_replace, print_row, read_results, result_key, write_results
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.lock import Lock
-from hiclr_fast.inference.classifier import CLASSIFIER, save_classifier
+from hiclr_fast.inference.classifier import CLASSIFIER, classifier_content
 from hiclr_fast.machine import environment
 from hiclr_fast.models.build import build_encoder, initial_encoder
 from hiclr_fast.models.load import Format, Weights, check_fits, load_weights
@@ -141,18 +141,24 @@ class Candidate:
             recalibrate(encoder, self.data["train"], self.data.layout, self.stream, self.device)
         return encoder.eval()
 
-    def keep_classifier(self, encoder: nn.Module, head: nn.Linear, folder: Path, key: str) -> tuple[str, ...]:
-        """classifier.safetensors in a result folder: the network that predicted, to be used on other recordings. Its name, as
-        one of the result's parts."""
+    def into(self, folder: Path) -> "Candidate":
+        """The same, with the weights and features that were read already, whose results go to another folder."""
+        other = copy.copy(self)
+        object.__setattr__(other, "folder", folder)
+        return other
+
+    def keep_classifier(self, encoder: nn.Module, head: nn.Linear, folder: Path, key: str) -> dict[str, bytes]:
+        """{classifier.safetensors: content}, a file of the result in that folder: the network that predicted, to be used on
+        other recordings. Rank 0 keeps it."""
         if self.ranks.rank > 0:
-            return ()
+            return {}
         config = replace(self.weights.config, layout=self.data.layout.name, stream=self.stream)
         facts = {"protocol": folder.relative_to(self.folder).as_posix(), "key": key, "checkpoint_sha256": self.weights.sha256}
         if self.readout != OWN:  # the file holds the network as it was trained, and how it is read out
             encoder.set_pooling(self.weights.encoder.pooling)
             facts["readout"] = json.dumps(asdict(self.readout))
-        save_classifier(folder / CLASSIFIER, encoder, head, config, Contract.of(self.data, self.stream), self.data.classes, facts)
-        return (CLASSIFIER,)
+        contract = Contract.of(self.data, self.stream)
+        return {CLASSIFIER: classifier_content(encoder, head, config, contract, self.data.classes, facts)}
 
     def encoder(self, **config) -> nn.Module:
         """A new encoder with the candidate's weights. config: settings that replace those of the run (dropout)."""

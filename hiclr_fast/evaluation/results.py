@@ -5,9 +5,11 @@ results compares them, so that what a killed process left half exchanged is neve
 """
 
 import hashlib
+import io
 import json
 import math
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,8 +20,10 @@ from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import read_npz, sha256
 from hiclr_fast.files.atomic import replacing
 from hiclr_fast.files.json_files import read_json
+from hiclr_fast.files.tensors import load_weights_file
+from hiclr_fast.inference.classifier import CLASSIFIER
 
-RESULTS, SCORES = "results.json", "scores.npz"
+RESULTS, SCORES, NEIGHBOURS = "results.json", "scores.npz", "neighbours.csv"
 UNFINISHED = "training.pt"  # state of a training that was stopped; gone when the results are there
 
 
@@ -29,7 +33,8 @@ class Outcome:
 
     percent: the numbers of its row. name, label: (N,) of the validation split. samples: per-sample arrays (N, ...), by
     convention `scores` (N, C) where a class is predicted. more: whatever else belongs into results.json. texts: further
-    files, by name. parts: paths below the folder of what it was made from, which is there already.
+    files, by name. parts: {name of a folder below: where the result that belongs there stands now}, of those that it was made
+    from. trained: whether UNFINISHED is of this evaluation.
     """
 
     percent: dict[str, float]
@@ -37,8 +42,9 @@ class Outcome:
     label: np.ndarray
     samples: dict[str, np.ndarray]
     more: dict[str, Any] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    parts: tuple[str, ...] = ()
+    texts: dict[str, str | bytes] = field(default_factory=dict)
+    parts: dict[str, Path] = field(default_factory=dict)
+    trained: bool = False
 
     def check(self, where: Path) -> None:
         """InputError where a number is NaN or Inf."""
@@ -60,19 +66,39 @@ def write_results(folder: Path, facts: dict[str, Any], outcome: Outcome) -> dict
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # what is entered first takes its place last
         results = stack.enter_context(replacing(folder / RESULTS))
-        files = {name: sha256(folder / name) for name in outcome.parts}
-        for name, text in outcome.texts.items():
-            temporary = stack.enter_context(replacing(folder / name))
-            temporary.write_bytes(text.encode())
-            files[name] = sha256(temporary)
-        temporary = stack.enter_context(replacing(folder / SCORES))
-        with open(temporary, "wb") as file:
-            np.savez(file, name=outcome.name, label=outcome.label, key=facts["key"], **outcome.samples)
-        files[SCORES] = sha256(temporary)
+        files = {f"{name}/{RESULTS}": sha256(place / RESULTS) for name, place in outcome.parts.items()}
+        scores = io.BytesIO()
+        np.savez(scores, name=outcome.name, label=outcome.label, key=facts["key"], **outcome.samples)
+        for name, content in {**outcome.texts, SCORES: scores.getvalue()}.items():
+            content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+            _write(stack.enter_context(replacing(folder / name)), content)
+            files[name] = hashlib.sha256(content).hexdigest()
         found = {**facts, "percent": outcome.percent, **outcome.more, "files": files}
-        results.write_text(json.dumps(found, indent=1, default=str, allow_nan=False), encoding="utf-8")
-    (folder / UNFINISHED).unlink(missing_ok=True)
+        _write(results, json.dumps(found, indent=1, default=str, allow_nan=False).encode())
+        for name, place in outcome.parts.items():  # now all is on the disk: what stood here was whole until now
+            take_place(place, folder / name)
+    if outcome.trained:
+        (folder / UNFINISHED).unlink(missing_ok=True)
     return found
+
+
+def _write(file: Path, content: bytes) -> None:
+    with open(file, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def take_place(source: Path, place: Path) -> None:
+    """The files of the result in one folder into another, results.json last; what else stands there stays."""
+    if source == place:
+        return
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        for file in sorted(source.iterdir(), key=lambda file: file.name == RESULTS):
+            os.replace(file, place / file.name)
+    with suppress(OSError):  # the folders that are empty now
+        os.removedirs(source)
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -133,12 +159,17 @@ def read_scores(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def result_folders(root: Path) -> list[Path]:
+    """Every folder below that holds a result; not those whose name begins with a dot, of evaluations that go on."""
+    found = sorted(file.parent for file in root.rglob(RESULTS))
+    return [folder for folder in found if not any(part.startswith(".") for part in folder.relative_to(root).parts)]
+
+
 def may_replace(folder: Path, facts: dict[str, Any]) -> None:
     """InputError where `folder` holds results on other data, of other weights or another protocol, or files of others."""
     found = read_facts(folder)
+    check_own(folder, found)
     if found is None:
-        if (folder / SCORES).exists() and not _is_scores(folder / SCORES):
-            raise InputError(f"{folder / SCORES} is not of an evaluation; give another folder with --out")
         return
     same_inputs = "input_keys" in facts and found.get("input_keys") == facts["input_keys"]
     for content, what, name in (
@@ -153,9 +184,25 @@ def may_replace(folder: Path, facts: dict[str, Any]) -> None:
             )
 
 
+def check_own(folder: Path, found: dict[str, Any] | None) -> None:
+    """InputError where a file by the name of one of ours is there that no evaluation has made. found: `read_facts` of the folder;
+    without, the files may be those of an evaluation that was killed while it exchanged them, scores.npz first."""
+    for name in (SCORES, CLASSIFIER, NEIGHBOURS):
+        listed = found is not None and name in found.get("files", {name: ""})  # older ones have no list
+        if (folder / name).exists() and not (listed or _is_scores(folder / SCORES) or _is_classifier(folder / name)):
+            raise InputError(f"{folder / name} is not of an evaluation; give another folder with --out, or move it away")
+
+
 def _is_scores(file: Path) -> bool:
     try:
         return {"name", "label"} <= set(read_npz(file))
+    except InputError:
+        return False
+
+
+def _is_classifier(file: Path) -> bool:
+    try:
+        return {"protocol", "key", "classes"} <= set(load_weights_file(file)[1])
     except InputError:
         return False
 

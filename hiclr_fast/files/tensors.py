@@ -64,11 +64,16 @@ def digest(state: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
     return found.hexdigest()
 
 
-def save_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) -> None:
-    """Safetensors; the facts are its metadata, with a checksum of everything."""
+def weights_content(state: dict[str, Tensor], facts: dict[str, str]) -> bytes:
+    """Of a safetensors file; the facts are its metadata, with a checksum of everything."""
     state = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+    return save(state, metadata={**facts, DIGEST: digest(state, facts)})
+
+
+def save_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) -> None:
+    """Safetensors of `weights_content`."""
     with replacing(path) as temporary:  # written as any file is: safetensors' own writer lets nobody else read it
-        temporary.write_bytes(save(state, metadata={**facts, DIGEST: digest(state, facts)}))
+        temporary.write_bytes(weights_content(state, facts))
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -13,7 +13,7 @@ from hiclr_fast.data.contract import Contract
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.json_files import expect, parse_json
 from hiclr_fast.files.settings import update
-from hiclr_fast.files.tensors import load_weights_file, save_weights
+from hiclr_fast.files.tensors import load_weights_file, weights_content
 from hiclr_fast.inference.encoder import PretrainedEncoder
 from hiclr_fast.inference.rows import BATCH, Samples, batches
 from hiclr_fast.machine import pick_device
@@ -73,20 +73,18 @@ class ActionClassifier:
         return scores.softmax(1).cpu().numpy()
 
 
-def save_classifier(
-    path: Path,
+def classifier_content(
     encoder: nn.Module,
     head: nn.Linear,
     config: EncoderConfig,
     contract: Contract,
     classes: tuple[str, ...],
     facts: dict[str, str],
-) -> None:
-    """The whole network as safetensors; metadata: as of an exported encoder, the class names and `facts` (protocol, ...)."""
+) -> bytes:
+    """The whole network as a safetensors file; metadata: as of an exported encoder, the class names and `facts` (protocol, ...)."""
     state = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
     state |= {f"head.{name}": t for name, t in head.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(state, export_facts(config, contract) | {"classes": json.dumps(classes[: head.out_features])} | facts, path)
+    return weights_content(state, export_facts(config, contract) | {"classes": json.dumps(classes[: head.out_features])} | facts)
 
 
 def classifier_of(path: Path, head: str | None = None) -> Path:
@@ -98,6 +96,7 @@ def classifier_of(path: Path, head: str | None = None) -> Path:
         raise InputError(f"{path} does not exist; give a run folder, a result folder or a {CLASSIFIER}")
     results = path / RESULTS
     found = sorted(f.parent.relative_to(results).as_posix() for f in results.rglob(CLASSIFIER))
+    found = [name for name in found if "/." not in f"/{name}"]  # what begins with a dot is of an evaluation that goes on
     if not found:
         raise InputError(f"{path} holds no classifier; make one: hiclr evaluate linear --run {path} (or finetune)")
     name = head or next((usual for usual in USUAL if usual in found), found[0] if len(found) == 1 else None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.evaluation.results import RESULTS, read_results
+from hiclr_fast.evaluation.results import read_results, result_folders
 from hiclr_fast.files.archives import sha256
 from hiclr_fast.models.load import CHECKPOINT
 
@@ -44,12 +44,12 @@ def collect(runs: Sequence[Path]) -> Table:
     table: Table = {}
     for name, run in zip(names_of(runs), runs, strict=True):
         folder = run / "eval"
-        files = sorted(folder.rglob(RESULTS)) if folder.is_dir() else []
-        if not files:
+        places = result_folders(folder) if folder.is_dir() else []
+        if not places:
             raise InputError(f"{run} holds no results; evaluate it first: hiclr evaluate linear --run {run}")
         now = sha256(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else None
-        for file in files:
-            results, where = read_results(file.parent), file.parent.relative_to(folder).as_posix()
+        for place in places:
+            results, where = read_results(place), place.relative_to(folder).as_posix()
             percent = results.get("percent", {})
             if not percent or "/repeat" in where:  # a repeat is in the mean beside it
                 continue

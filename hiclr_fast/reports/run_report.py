@@ -17,7 +17,7 @@ from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.features import cached_features
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.evaluation.results import RESULTS, read_facts, read_results, read_scores
+from hiclr_fast.evaluation.results import read_facts, read_results, read_scores, result_folders
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain
@@ -81,13 +81,13 @@ def _wrapped(name: str) -> str:
 def all_results(folder: Path, checkpoint: str) -> list[dict]:
     """results.json of every protocol below a run's eval folder, by path; percentages as text. checkpoint: its hash now."""
     found = []
-    for file in sorted(folder.rglob(RESULTS)):
-        results = read_results(file.parent)
+    for place in result_folders(folder):
+        results = read_results(place)
         percent = {name: f"{value:.2f}" for name, value in results.get("percent", {}).items()}
         if "mean_class_top1" in results:
             percent["mean class top1"] = f"{results['mean_class_top1']:.2f}"
         stale = results.get("checkpoint_sha256", checkpoint) != checkpoint
-        found.append({"where": str(file.parent.relative_to(folder)), "percent": percent, "stale": stale})
+        found.append({"where": str(place.relative_to(folder)), "percent": percent, "stale": stale})
     return found
 
 

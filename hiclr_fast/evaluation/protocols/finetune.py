@@ -32,11 +32,11 @@ def train_candidate(candidate, config: FinetuneConfig, rows: np.ndarray | None, 
     place = data.layout, candidate.stream, config, candidate.device
     training = Training(encoder, train, val, rows, len(data.classes), *place, **how)
     scores = training.run(folder / UNFINISHED, key)
-    parts = candidate.keep_classifier(training.model.encoder, training.model.head, folder, key)
+    kept = candidate.keep_classifier(training.model.encoder, training.model.head, folder, key)
     best, best_epoch = training.best
     percent = {f"top{k}": topk_accuracy(scores, val.label, k) for k in (1, 5)} | {"best_on_test_top1": best}
     more = {"headline": "last epoch", "schedule": asdict(config), "best_on_test_epoch": best_epoch, "loss": training.losses}
-    return Outcome(percent, val.name, val.label, {"scores": scores}, more, parts=parts)
+    return Outcome(percent, val.name, val.label, {"scores": scores}, more, kept, trained=True)
 
 
 def finetune(candidate, settings: FinetuneConfig, folder: Path, key: str) -> Outcome:

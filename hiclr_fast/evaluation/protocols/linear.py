@@ -103,7 +103,7 @@ def linear_protocol(candidate, settings: LinearConfig, folder: Path, key: str) -
     """The linear protocol on a `Candidate`."""
     train, val = candidate.features
     found = linear(train, val, settings, candidate.device)
-    parts = () if candidate.origin == "raw" else candidate.keep_classifier(candidate.frozen(), found.head, folder, key)
+    kept = {} if candidate.origin == "raw" else candidate.keep_classifier(candidate.frozen(), found.head, folder, key)
     percent = {"top1": found.top1, "top5": found.top5, "best_on_test_top1": found.best_on_test_top1}
     more = {"headline": "last epoch", "schedule": asdict(settings), "best_on_test_epoch": found.best_on_test_epoch}
-    return Outcome(percent, val.name, val.label, {"scores": found.scores}, more, parts=parts)
+    return Outcome(percent, val.name, val.label, {"scores": found.scores}, more, kept)

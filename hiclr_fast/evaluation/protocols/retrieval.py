@@ -18,7 +18,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.features import Features
 from hiclr_fast.evaluation.metrics import unit_rows
 from hiclr_fast.evaluation.protocols.knn import compared
-from hiclr_fast.evaluation.results import Outcome
+from hiclr_fast.evaluation.results import NEIGHBOURS, Outcome
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.evaluation.spaces import Space
 from hiclr_fast.files.ranges import SOME
@@ -60,7 +60,7 @@ def retrieval(candidate, settings: RetrievalConfig, folder: Path, key: str) -> O
     percent[f"P@{settings.listed}"] = 100 * float(hit.mean())
     samples = {"average_precision": precision, "neighbour": train.name[order], "cosine": similarity}
     more = {"query": "validation", "searched": "training", "metric": "cosine", **space}
-    listed = {"neighbours.csv": _listed(train, val, order, similarity, candidate.data.classes)}
+    listed = {NEIGHBOURS: _listed(train, val, order, similarity, candidate.data.classes)}
     return Outcome(percent, val.name, val.label, samples, more, listed)
 
 

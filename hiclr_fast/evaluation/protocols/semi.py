@@ -11,12 +11,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.finetune import train_candidate
-from hiclr_fast.evaluation.results import RESULTS, Outcome, finished, print_row, read_scores
+from hiclr_fast.evaluation.results import RESULTS, Outcome, check_own, print_row, read_facts, read_results, read_scores, take_place
 from hiclr_fast.evaluation.schedule import FinetuneConfig, official
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.ranges import SEED, Range
+
+COMING = ".coming"  # in a semi folder: repeats of an evaluation that replaces a whole result, until all of them are there
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,37 @@ def _repeat(candidate, settings: RepeatConfig, folder: Path, key: str) -> Outcom
     return outcome
 
 
+def _home(candidate, folder: Path):
+    """The candidate whose results are the repeats. Where a whole result stands in `folder`, they grow in COMING, so that it stays
+    whole; else in their places, together with what an exchange that was stopped has left in COMING."""
+    try:
+        whole = read_results(folder) is not None
+    except InputError:
+        whole = False
+    candidate.ranks.wait()  # until all have looked
+    if whole:
+        return candidate.into(folder / COMING)
+    if candidate.ranks.rank == 0:
+        for file in sorted((folder / COMING).rglob(RESULTS)):
+            take_place(file.parent, folder / file.parent.name)
+    candidate.ranks.wait()
+    return candidate
+
+
 def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
-    """Mean and spread over the repeats; every repeat has its own folder with its scores and its sample names."""
-    name = semi_name(settings.percent)
-    complete = finished(folder, key) is not None  # then this call is a new one, not the rest of a stopped one
-    found = []
+    """Mean and spread over the repeats; every repeat has its own folder with its scores and its sample names. Those of a call
+    that was stopped are taken."""
+    name, home, found = semi_name(settings.percent), _home(candidate, folder), []
+    places = [home.folder / home.name_of(name) / f"repeat{r}" for r in range(settings.repeats)]
+    for place in (folder / place.name for place in places):
+        check_own(place, read_facts(place))
     for r in range(settings.repeats):
         training = replace(settings.training, seed=settings.training.seed + r)
         one = RepeatConfig(settings.percent, r, training)
-        found.append(candidate.evaluate(f"{name}/repeat{r}", one, _repeat, skip_finished=not complete, quiet=True))
+        found.append(home.evaluate(f"{name}/repeat{r}", one, _repeat, skip_finished=True, quiet=True))
     tops = [result["percent"]["top1"] for result in found]
     mean, spread = mean_spread(tops)
-    first = read_scores(folder / "repeat0")
+    first = read_scores(places[0])
     more = {
         "headline": "last epoch, mean over repeats",
         "top1_of_repeats": tops,
@@ -94,7 +116,7 @@ def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     if all("mean_class_top1" in result for result in found):
         more["mean_class_top1"] = mean_spread([result["mean_class_top1"] for result in found])[0]
     percent = {"top1": mean, "top5": mean_spread([result["percent"]["top5"] for result in found])[0]}
-    parts = tuple(f"repeat{r}/{RESULTS}" for r in range(settings.repeats))  # the scores are those of the repeats
+    parts = {place.name: place for place in places}  # the scores are those of the repeats
     return Outcome(percent, first["name"], first["label"], {}, more, parts=parts)
 
 
