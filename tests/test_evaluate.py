@@ -102,6 +102,25 @@ def test_a_stopped_training_continues_bit_for_bit(candidate, tmp_path, monkeypat
     assert not (again.folder / "finetune" / UNFINISHED).exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"best": [12345.0, 1]}, "best is 12345, expected a percentage"),
+        ({"best": [50.0, 777]}, "epoch of the best is 777, expected a whole number from 0 to 2"),
+        ({"rng": [torch.zeros(5056, dtype=torch.uint8)]}, "rng is no state of a generator"),
+    ],
+)
+def test_a_state_that_somebody_changed_is_not_continued(candidate, monkeypatch, changed, what):
+    config, epoch = replace(SHORT, epochs=3), Training.train_epoch
+    monkeypatch.setattr(Training, "train_epoch", lambda self: epoch(self) if self.epoch < 2 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        candidate.evaluate("finetune", config, finetune)
+    state = candidate.folder / "finetune" / UNFINISHED
+    torch.save({**torch.load(state, weights_only=True), **changed}, state)
+    with pytest.raises(InputError, match=rf"{what}.*; or remove .*training.pt to train anew"):
+        candidate.evaluate("finetune", config, finetune)
+
+
 def test_another_question_does_not_continue_a_stopped_training(candidate, monkeypatch):
     straight = candidate.evaluate("finetune", SHORT, finetune)["loss"]
     folder = candidate.folder / "finetune"

@@ -88,6 +88,9 @@ def test_a_flipped_bit_in_an_archive(tmp_path):
     ("text", "what"),
     [
         (b"[" * 100000, "RecursionError"),
+        (b'{"a": 1e999}', "1e999 is no number"),
+        (b'{"a": -1' + b"0" * 400 + b"}", "a whole number of 402 digits"),
+        (b'{"a": ' + b"[" * 600 + b"]" * 600 + b"}", "nested more than 100 times"),
         (b"[" + b"[]," * 3_000_000 + b"[]]", "nearly all brackets or commas"),
         (b'{"a": 1, "a": 2}', "a key stands twice"),
         (b'{"a": NaN}', "NaN is no number"),

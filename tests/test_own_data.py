@@ -139,6 +139,7 @@ def test_labels_of_any_kind():
     assert label.tolist() == [1, -1, 0] and names == ["clap", "wave"]
     assert name_classes(np.array(["b", "a"]), ["b", "a", "c"], "x")[0].tolist() == [0, 1]
     for values, given, what in (
+        (["a", "b"], ["a", "a", "b"], "the class name 'a' is there twice"),
         ([0, 100], ["a", "b"], "label 100, expected 0 to 1: 2 classes have names"),
         (["z"], ["a"], "label z, expected one of a"),
         ([-3], None, "label -3; expected numbers from 0"),

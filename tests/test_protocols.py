@@ -138,7 +138,24 @@ def test_a_damaged_cache_is_made_anew(run):
     cache.write_bytes(cache.read_bytes()[:500])
     second = cached_features(weights, data, "joint", CPU)
     np.testing.assert_array_equal(first["val"].feature, second["val"].feature)
-    assert len(np.load(cache).files) == 6
+    assert len(np.load(cache).files) == 7
+
+
+def test_features_that_somebody_changed_are_not_used(run):
+    """One-hot labels would be a perfect encoder; a cache of before there were checksums is made anew."""
+    folder, data, _ = run
+    weights = load_weights(checkpoint_of(folder))
+    first = cached_features(weights, data, "joint", CPU)
+    (cache,) = (folder / "features").glob("*.npz")
+    sound = dict(np.load(cache))
+    hot = {f"{s}/features": np.eye(8, dtype=np.float32)[data[s].label] for s in data.splits}
+    for changed in ({**sound, **hot}, {name: x for name, x in sound.items() if name != "sha256"}):
+        np.savez(cache, **changed)
+        np.testing.assert_array_equal(cached_features(weights, data, "joint", CPU)["val"].feature, first["val"].feature)
+        assert str(np.load(cache)["sha256"]) == str(sound["sha256"])
+    np.savez(cache.with_name("other.npz"), **sound)
+    with pytest.raises(InputError, match="its checksum is absent or not the one"):
+        features._from_cache(cache, "another key", data)
 
 
 def test_features_that_cannot_be_written(tmp_path):

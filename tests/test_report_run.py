@@ -77,7 +77,7 @@ def test_a_run_without_metrics(tmp_path, report):
     _, run, candidate = report
     shutil.copytree(run, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    for content, message in (("", "has no metrics"), ("{\n", "line 1: not readable JSON"), (None, "has no metrics")):
+    for content, message in (("", "has no metrics"), ("{\n", "line 1: not readable JSON"), ('{"epoch": 1}\n', "line 1 has no loss"), (None, "has no metrics")):
         metrics.write_text(content) if content is not None else metrics.unlink()
         with pytest.raises(InputError, match=message):
             make_report(candidate, tmp_path / "run", tmp_path / "out")

@@ -83,6 +83,43 @@ def test_scores_of_an_older_version_are_read(tmp_path):
 
 
 NAN = '{"protocol": "x", "key": "k", "percent": {"a": NaN}}'
+CHANGED = [
+    *({"percent": {"top1": value}} for value in (10**30, 10**400, 12345.0, "1", None, True)),
+    *({"top1_spread": value} for value in ("abc", [1], -1000)),
+    *({"mean_class_top1": "x"}, {"space": 5}, {"classes": 5}, {"classes": [5]}, {"percent": [1]}),
+]
+
+
+@pytest.mark.parametrize("changed", CHANGED, ids=str)
+def test_fields_that_a_reader_would_stumble_over(tmp_path, changed):
+    (tmp_path / "results.json").write_text(json.dumps({**FACTS, "key": "k", "percent": {"top1": 1.0}, **changed}))
+    with pytest.raises(InputError, match=r"not readable .* remove it"):
+        read_results(tmp_path)
+
+
+ROW = {"name": np.array(["a"]), "label": np.array([0]), "scores": np.ones((1, 2), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("name", np.array([["a"]])),
+        ("label", np.array([[0]])),
+        ("label", np.array([2])),
+        ("label", np.array([-1])),
+        ("scores", np.array([["a", "b"]])),
+        ("scores", np.ones((1, 0), np.float32)),
+        ("scores", np.ones((1, 4), np.float32)),
+    ],
+)
+def test_scores_of_another_form(tmp_path, name, wrong):
+    facts = {**FACTS, "key": "k", "percent": {"top1": 1.0}, "classes": ["a", "b", "c"]}
+    (tmp_path / "results.json").write_text(json.dumps(facts))  # of before files were listed
+    np.savez(tmp_path / "scores.npz", **ROW)
+    assert read_scores(tmp_path)["label"] == 0
+    np.savez(tmp_path / "scores.npz", **{**ROW, name: wrong})
+    with pytest.raises(InputError, match=rf"{name} is absent, of another length or kind"):
+        read_scores(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": 1}', "\0\0", NAN, "[" * 9999], ids=lambda text: text[:8])

@@ -44,6 +44,9 @@ def name_classes(label: np.ndarray, names: Sequence[str] | None, where: str) -> 
             raise InputError(f"{where}: label {found[0]}; expected numbers from 0, names, or -1 where there is none")
         index, names = {value: i for i, value in enumerate(found)}, [str(value) for value in found]
     else:
+        if len(set(names)) < len(names):
+            twice = next(name for name, times in Counter(names).items() if times > 1)
+            raise InputError(f"{where}: the class name {twice!r} is there twice; give every class a name of its own")
         index = dict(enumerate(names)) if label.dtype.kind in "iu" else {name: name for name in names}
         wrong = [value for value in found if value not in index]
         if wrong:

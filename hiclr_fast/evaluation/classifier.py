@@ -177,9 +177,17 @@ class Training:
         epoch = check_count(state["epoch"], 0, self.config.epochs, f"{where} epoch")
         check_like(state["losses"], [0.0] * epoch, f"{where} losses")
         check_like(state["best"], [0.0, 0], f"{where} best")
+        if not -1 <= state["best"][0] <= 100:
+            raise InputError(f"{where} best is {state['best'][0]:g}, expected a percentage; take another checkpoint")
+        check_count(state["best"][1], 0, epoch, f"{where} epoch of the best")
         check_like(state["model"], own["model"], f"{where} model")
         rng = state["rng"] if isinstance(state["rng"], list) else []
         check_like(rng, [*own["rng"]][: max(1, len(rng))], f"{where} rng")  # of one device, or of CPU and CUDA
+        try:
+            for place, one in zip(("cpu", self.device), rng, strict=False):
+                torch.Generator(place).set_state(one)
+        except RuntimeError as error:
+            raise InputError(f"{where} rng is no state of a generator ({' '.join(str(error).split())[:80]})") from None
         load_momenta(self.step.optimizer, state["optimizer"], where)
         self.model.load_state_dict(state["model"])
         self.epoch, self.losses, self.best = epoch, list(state["losses"]), tuple(state["best"])

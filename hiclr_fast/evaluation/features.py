@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,9 +101,20 @@ def check_statistics(model: nn.Module, where: str) -> None:
             raise InputError(f"{where}: {name} holds NaN or Inf; take weights from before that, and check the data")
 
 
-def _from_cache(cache: Path, data: Packed) -> dict[str, Features]:
-    """InputError where it is damaged, or not of that data."""
+def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the key of a cache and of every name, dtype, shape and value in it."""
+    found = hashlib.sha256(key.encode())
+    for name, x in sorted(arrays.items()):
+        found.update(f"\n{name} {x.dtype} {x.shape}\n".encode())
+        found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+    return found.hexdigest()
+
+
+def _from_cache(cache: Path, key: str, data: Packed) -> dict[str, Features]:
+    """InputError where it is damaged, of another key, or not of that data."""
     file, found = read_npz(cache), {}
+    if str(file.pop("sha256", None)) != _digest(key, file):
+        raise InputError(f"{cache}: its checksum is absent or not the one of its content")
     for name, split in data.splits.items():
         one = Features(*(file.get(f"{name}/{column}") for column in ("features", "label", "name")))
         rows = one.feature is not None and one.feature.dtype == np.float32 and one.feature.ndim == 2
@@ -130,7 +141,7 @@ def cached_features(
 
     The key is the checkpoint's content, the data's checksum, the stream, the kind of device, whether the batch-norm
     statistics were recalibrated on the training split, the number format where it is not float32, and the readout where it is
-    not the encoder's own, so that nothing stale is ever used. A damaged cache is made anew.
+    not the encoder's own, so that nothing stale is ever used. A cache that is damaged, changed or without a checksum is made anew.
     """
     check_fits(weights.encoder, data, str(weights.path))
     facts = [weights.sha256, data.checksum, stream, device.type, str(recalibrated), *([] if dtype == "float32" else [dtype])]
@@ -139,7 +150,7 @@ def cached_features(
     cache = weights.path.parent / "features" / f"{key}.npz"
     if cache.is_file():
         try:
-            return _from_cache(cache, data)
+            return _from_cache(cache, key, data)
         except InputError as error:
             tqdm.write(f"note: {error}; the features are extracted again")
             cache.unlink(missing_ok=True)
@@ -150,7 +161,7 @@ def cached_features(
     features = {s: extract(encoder, split, data.layout, stream, device, dtype=dtype) for s, split in data.splits.items()}
     check_finite(features.values(), str(weights.path))
     check_statistics(encoder, str(weights.path))
-    _write(features, cache)
+    _write(features, cache, key)
     return features
 
 
@@ -161,10 +172,13 @@ def save_features(features: dict[str, Features], path: Path) -> None:
     _write(features, path)
 
 
-def _write(features: dict[str, Features], path: Path) -> None:
+def _write(features: dict[str, Features], path: Path, key: str | None = None) -> None:
+    """key: of a cache, which gets a checksum."""
     arrays = {}
     for split, f in features.items():
         arrays |= {f"{split}/features": f.feature, f"{split}/label": f.label, f"{split}/name": f.name}
+    if key is not None:
+        arrays["sha256"] = np.array(_digest(key, arrays))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_npz(path, arrays)

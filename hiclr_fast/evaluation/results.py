@@ -24,6 +24,7 @@ from hiclr_fast.files.tensors import load_weights_file
 from hiclr_fast.inference.classifier import CLASSIFIER
 
 RESULTS, SCORES, NEIGHBOURS = "results.json", "scores.npz", "neighbours.csv"
+MOST_PERCENT = 100.01  # a sum of shares may be a rounding above 100
 UNFINISHED = "training.pt"  # state of a training that was stopped; gone when the results are there
 
 
@@ -110,8 +111,12 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         found = read_json(file)
         if not all(isinstance(found[name], str) for name in ("protocol", "key")):
             raise ValueError("protocol and key are no text")
-        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in found["percent"].values()):
-            raise ValueError("a percentage is no number")
+        numbers = [*found["percent"].values(), found.get("mean_class_top1", 0), found.get("top1_spread") or 0]
+        if not all(type(value) in (int, float) and -100 <= value <= MOST_PERCENT for value in numbers):
+            raise ValueError("a percentage is none")
+        classes = found.get("classes", [])
+        if type(classes) is not list or not all(isinstance(name, str) for name in (*classes, found.get("space", ""))):
+            raise ValueError("classes or space are no text")
         for name, digest in found.get("files", {}).items():
             if not isinstance(digest, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError("its list of files is damaged")
@@ -149,11 +154,14 @@ def read_scores(folder: Path) -> dict[str, np.ndarray]:
     key = str(found.pop("key", results["key"]))  # older files have none
     if key != results["key"]:
         raise InputError(f"{folder}: {SCORES} is not of the same evaluation as {RESULTS}; evaluate again")
-    kinds = {"name": "U", "label": "iu"}
-    wrong = [name for name, kind in kinds.items() if name not in found or found[name].dtype.kind not in kind]
+    kinds = {"name": ("U", 1), "label": ("iu", 1), **({"scores": ("f", 2)} if "scores" in found else {})}
+    wrong = [n for n, (kind, ndim) in kinds.items() if n not in found or found[n].dtype.kind not in kind or found[n].ndim != ndim]
     wrong += [name for name, x in found.items() if x.ndim == 0 or len(x) != found["name"].size] if not wrong else []
     wrong += [name for name, x in found.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]
-    wrong += ["scores"] if found.get("scores", np.empty((0, 1))).ndim != 2 else []
+    if not wrong and "scores" in found:
+        label, columns = found["label"], found["scores"].shape[1]
+        wrong += ["scores"] if not 1 <= columns <= len(results.get("classes") or range(columns)) else []
+        wrong += ["label"] if len(label) and not 0 <= label.min() <= label.max() < columns else []
     if wrong:
         raise InputError(f"{file}: {wrong[0]} is absent, of another length or kind, or not finite; evaluate again")
     return found

@@ -1,11 +1,13 @@
 """JSON that somebody else may have written or cut: results, descriptions, metrics, recordings.
 
 Limits: what Python makes of it, by its brackets, commas and quotes, is at most twice the file and SPARE bytes; a key stands once;
-NaN and Infinity are no numbers, except where a recording may hold them. Types are checked by `expect`: the few fields of each
+NaN, Infinity, what rounds to it and whole numbers of more than MOST_DIGITS digits are no numbers, and nothing is nested more than
+DEEPEST times, except where a recording may hold them. Types are checked by `expect`: the few fields of each
 file are named where it is read, so that a schema language would be a second description of them.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import UNREADABLE, read_whole, reason_of
 
 LARGEST, SPARE = 1 << 30, 64 << 20
+DEEPEST, MOST_DIGITS = 100, 40
 COST = {b"[": 88, b"{": 88, b",": 36, b'"': 28}  # bytes that Python takes
 
 
@@ -31,8 +34,12 @@ def parse_json(text: bytes, where: str, finite: bool = True) -> Any:
     """The values in a text; InputError beyond the limits of this module."""
     if sum(text.count(sign) * cost for sign, cost in COST.items()) > 2 * len(text) + SPARE:
         raise InputError(f"{where}: {len(text)} bytes that are nearly all brackets or commas; it is no data")
+    strict = dict(parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number if finite else float)
+        found = json.loads(text, object_pairs_hook=_once, **(strict if finite else dict(parse_constant=float)))
+        if finite:
+            _check_depth(found)
+        return found
     except UNREADABLE as error:
         raise InputError(f"{where}: not readable JSON ({reason_of(error)}); replace or remove it") from None
 
@@ -60,4 +67,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word[:MOST_DIGITS]} is no number")
+
+
+def _finite(word: str) -> float:
+    return value if math.isfinite(value := float(word)) else _no_number(word)
+
+
+def _whole(word: str) -> int:
+    if len(word) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(word)} digits")
+    return int(word)
+
+
+def _check_depth(value: Any) -> None:
+    depth, level = 0, [value]
+    while level := [v for x in level if isinstance(x, (list, dict)) for v in (x.values() if isinstance(x, dict) else x)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} times")

@@ -100,13 +100,15 @@ def _find(data: Path, run: Path) -> Path:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without the half one that a killed run may have left. InputError where it is damaged."""
+    """The lines of metrics.jsonl, without the half one that a killed run may have left. InputError where it is damaged: every
+    line holds the number of its epoch, and other numbers, finite and far enough from the largest to be drawn."""
     file = Path(run) / "metrics.jsonl"
     if not file.exists():
         return []
     found = read_json_lines(file)
     for number, values in enumerate(found, 1):
-        if type(values.get("epoch")) is not int or not all(isinstance(v, (int, float)) for v in values.values()):
+        counted = type(values.get("epoch")) is int and 0 <= values["epoch"] <= 10**9
+        if not counted or not all(isinstance(v, (int, float)) and abs(v) < 1e300 for v in values.values()):
             raise InputError(f"{file}: line {number} is no line of metrics, numbers by name; remove that line")
     return found
 

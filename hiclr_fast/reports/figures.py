@@ -68,7 +68,7 @@ def _lines(axes, metrics: Sequence[dict], names: dict[str, str], title: str) -> 
     """A line for each of the names that the metrics have, told apart by dashes too."""
     seen = False
     for number, (name, label) in enumerate(names.items()):
-        known = [(line["epoch"], line[name]) for line in metrics if name in line]
+        known = [(line["epoch"], float(line[name])) for line in metrics if name in line]
         if known:
             look = dict(color=(BLUE, ORANGE, GREY)[number % 3], ls=DASHES[number % len(DASHES)], lw=1.6)
             axes.plot(*zip(*known, strict=True), marker="o" * (len(known) <= 30), ms=3.5, label=label, **look)

@@ -34,10 +34,12 @@ TEMPLATE = Path(__file__).with_name("run_report.html")
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl, at least one."""
+    """The lines of metrics.jsonl, at least one, each with its loss."""
     lines = run_folder.read_metrics(run)
     if not lines:
         raise InputError(f"{run} has no metrics: it has not finished an epoch, train it first")
+    if without := [number for number, line in enumerate(lines, 1) if "loss" not in line]:
+        raise InputError(f"{run / 'metrics.jsonl'}: line {without[0]} has no loss; remove that line")
     return lines
 
 
