@@ -12,7 +12,7 @@ from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import sha256
-from hiclr_fast.skeletons import LAYOUTS, Layout
+from hiclr_fast.skeletons import LAYOUTS, Layout, Space
 
 
 def rehash(path, name):
@@ -107,6 +107,64 @@ def test_bad_values_are_refused_on_writing_and_on_opening(tmp_path, value, what)
     rehash(path, "val.npy")
     with pytest.raises(InputError, match=rf"sample 5 .* holds {what}"):
         open_packed(path)
+
+
+def test_every_file_of_a_split_is_named_and_no_other(tmp_path):
+    """Without its samples among them, labels could be changed under the same checksum."""
+    path = packed(tmp_path / "set")
+    meta = json.loads((path / "meta.json").read_text())
+    files = meta["splits"]["val"]["files"]
+    rows, samples = files["val.npy"], files["val_samples.npz"]
+    for wrong in (
+        {"val.npy": rows},
+        {"val_samples.npz": samples},
+        {"val.npy": rows, "val_samples.npz": samples, "val_more.npz": samples},
+        {"val.npy": rows, "val_00001.npy": rows, "val_samples.npz": samples},
+        {"val_00001.npy": rows, "val_samples.npz": samples},
+    ):
+        meta["splits"]["val"]["files"] = wrong
+        (path / "meta.json").write_text(json.dumps(meta))
+        with pytest.raises(InputError, match=r"the files of split 'val' are not its rows and its samples"):
+            open_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        *(({"preprocessing": said}, "preprocessing: expected a mapping") for said in (None, 5, [1])),
+        ({"preprocessing": {"rotate": "auto"}}, "something is auto"),
+        ({"preprocessing": {"turn": 1}}, "unknown key 'turn'"),
+        ({"preprocessing": {"frames": 9}}, "other frames than the preprocessing"),
+        ({"shape": [3, 3_000_000, 25, 1]}, "too large"),
+        ({"shape": [3, 16]}, "a shape of 2 lengths"),
+        ({"splits": {}}, "no split"),
+        ({"splits": {"val": {"samples": 0, "files": {}}}}, "split 'val' has no samples"),
+        ({"space": {"unit": "m", "third": "depth", "size": 10**30}}, None),
+        ({"space": {"unit": "m", "third": "depth", "size": 10**400}}, "a whole number of 401 digits"),
+    ],
+)
+def test_a_description_that_makes_no_sense(tmp_path, changed, what):
+    path = packed(tmp_path / "set")
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps({**meta, **changed}))
+    if what is None:
+        assert open_packed(path).space.size == 1e30
+        return
+    with pytest.raises(InputError, match=what) as found:
+        open_packed(path)
+    assert "prepare the set again" in str(found.value) or "replace or remove it" in str(found.value)
+    with pytest.raises(InputError, match="not a description of coordinates"):
+        Space.from_dict({"unit": "m", "third": "depth", "size": 10**400}, "x")  # of a pickled file
+
+
+def test_a_single_number_is_no_rows(tmp_path):
+    path = packed(tmp_path / "set")
+    np.save(path / "train.npy", np.float32(1))
+    rehash(path, "train.npy")
+    with pytest.raises(InputError, match=r"train.npy: holds a single number, expected rows"):
+        open_packed(path)
+    with pytest.raises(InputError, match="holds a single number"):
+        Rows([path / "train.npy"])
 
 
 @pytest.mark.parametrize("label", [-2, 3])

@@ -12,10 +12,11 @@ import pytest
 import torch
 from fuzz_structures import deep
 from helpers import packed, tiny
+from safetensors.torch import save_file
 
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.tensors import load_checkpoint, load_tensors
+from hiclr_fast.files.tensors import load_checkpoint, load_tensors, load_weights_file
 from hiclr_fast.models.load import load_encoder, load_official
 from hiclr_fast.pretraining.start import finish, start
 from hiclr_fast.pretraining.trainer import Pretrainer
@@ -160,6 +161,29 @@ def test_a_changed_export(run, tmp_path):
     text = json.dumps(header).encode()
     (tmp_path / "e.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + sound[8 + size :])
     with pytest.raises(InputError, match="its checksum"):
+        load_encoder(tmp_path / "e.safetensors")
+
+
+def test_a_tensor_of_many_dimensions(tmp_path):
+    save_file({"x": torch.zeros([1] * 70)}, tmp_path / "e.safetensors")
+    with pytest.raises(InputError, match="x has 70 dimensions, no weight has so many"):
+        load_encoder(tmp_path / "e.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"shape": [3, 3_000_000, 25, 1]}, "too many"),
+        ({"shape": [3, 16, 25, 200_000]}, "too many"),
+        ({"preprocessing": {"rotate": "auto"}}, "something is auto"),
+        ({"space": {"unit": "m", "third": "depth", "size": 10**400}}, "a whole number of 401 digits"),
+    ],
+)
+def test_an_input_that_no_network_has(run, tmp_path, changed, what):
+    state, facts = load_weights_file(run / "run" / "encoder.safetensors")
+    facts["input"] = json.dumps({**json.loads(facts["input"]), **changed})
+    save_file(state, tmp_path / "e.safetensors", facts)
+    with pytest.raises(InputError, match=what):
         load_encoder(tmp_path / "e.safetensors")
 
 

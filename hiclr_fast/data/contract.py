@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from hiclr_kernels.augment.reference import Stream
 
-from hiclr_fast.data.packed.dataset import Packed
+from hiclr_fast.data.packed.dataset import MOST_NUMBERS, Packed
 from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.json_files import expect
@@ -21,7 +21,6 @@ from hiclr_fast.skeletons import METRES, STREAMS, Layout, Space, difference
 
 EMPTY_BODIES = "zeros; features are the mean over all bodies of the shape, absent ones included"
 MINE = ("layout", "space", "shape", "stream", "empty_bodies")  # of what a file says; the rest are facts
-MOST_NUMBERS = 1 << 28  # of one input
 ASSUMED = "assumed"  # a key of facts: no file says so
 
 
@@ -118,6 +117,7 @@ class Contract:
             if len(shape) != 4 or min(shape) < 1 or shape[2] != layout.num_joints or stream not in STREAMS:
                 raise ValueError(f"{len(shape)} lengths for {layout.num_joints} joints and one of {', '.join(STREAMS)}")
             how = expect(facts.get("preprocessing", {}), dict, where, "preprocessing")
+            Preprocess.from_dict(how, "preprocessing")
             if how.get("frames", shape[1]) != shape[1] or math.prod(shape) > MOST_NUMBERS:
                 raise ValueError(f"{shape[1]} frames are not those of the preprocessing, or too many")
             expect(facts.get("classes", []), list, where, "classes")

@@ -52,8 +52,18 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any], where: str) -> "Preprocess":
-        """What a packed set says of its preprocessing; what it does not say is as in the official chain."""
-        return update(cls(), {name: value for name, value in said.items() if name != "chain"}, where)
+        """What a packed set says of its preprocessing; what it does not say is as in the official chain. InputError where it says
+        something else, or leaves a choice open."""
+        chosen = {name: value for name, value in said.items() if name != "chain"} if isinstance(said, Mapping) else said
+        found = update(cls(), chosen, where)
+        if found.open:
+            raise InputError(f"{where}: something is auto, expected what was done")
+        return found
+
+    @property
+    def open(self) -> bool:
+        """Whether a choice is left to the recordings."""
+        return "auto" in (self.rotate, self.gaps, self.unit, self.scale)
 
     def space(self, flat: bool, size: float | None = None) -> Space:
         """What the coordinates of the results are."""
@@ -67,7 +77,7 @@ class Preprocess:
 
     def check(self, flat: bool, layout: Layout) -> None:
         """InputError where the settings do not go with such recordings. flat: they are (x, y)."""
-        if "auto" in (self.rotate, self.gaps, self.unit, self.scale):
+        if self.open:
             raise ValueError(f"{self}: nothing may be left at auto here; see `settled`")
         if self.frames < 1:
             raise InputError(f"--frames {self.frames}: expected at least 1")

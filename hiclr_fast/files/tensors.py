@@ -16,6 +16,7 @@ from hiclr_fast.files.archives import UNREADABLE, open_regular, reason_of
 from hiclr_fast.files.atomic import replacing
 from hiclr_fast.files.torch_files import STORAGES, read_torch
 
+MOST_DIMENSIONS = 8  # of a tensor
 DIGEST = "sha256"  # of `digest`, in the metadata of our safetensors
 
 
@@ -85,6 +86,9 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             facts = file.metadata() or {}
     except (SafetensorError, *UNREADABLE) as error:
         raise InputError(f"{path}: not readable safetensors ({reason_of(error)}); take another copy") from None
+    for name, tensor in state.items():
+        if tensor.ndim > MOST_DIMENSIONS:
+            raise InputError(f"{path}: {name[:80]} has {tensor.ndim} dimensions, no weight has so many; take another copy")
     check_numbers(state, str(path))
     wanted = facts.pop(DIGEST, None)
     if wanted is not None and wanted != digest(state, facts):

@@ -50,7 +50,7 @@ class Space:
             size = None if size is None else float(size)
             if unit not in get_args(Unit) or third not in get_args(Third) or (size is not None and not 0 < size < math.inf):
                 raise ValueError(f"unit {unit!r}, third {third!r}, size {size}")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{where}: not a description of coordinates ({error}); prepare the set again") from None
         return cls(unit, third, size)
 

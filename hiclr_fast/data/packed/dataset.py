@@ -8,6 +8,7 @@ DIR/report.csv           optional: recordings that were rejected, repaired, fill
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hiclr_fast.data.packed.rows_on_disk import Rows
+from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz, read_whole, sha256
 from hiclr_fast.files.json_files import expect, parse_json
@@ -26,6 +28,7 @@ from hiclr_fast.skeletons import LAYOUTS, METRES, Layout, Space
 FORMAT, VERSION, READ = "hiclr_fast packed", 2, (1, 2)  # 1 knew metres in space and whole sets of labels
 CHUNK = 1 << 24  # bytes of rows read at a time
 LARGEST_META = 1 << 26  # bytes
+MOST_NUMBERS = 1 << 24  # of one sample
 SPLIT, FILE = re.compile(r"[\w-]+"), re.compile(r"[\w-]+\.np[yz]")
 VERIFY = 4 << 30  # bytes; a larger set is not hashed on every opening, `scripts/prepare.py check` does it
 
@@ -108,18 +111,33 @@ def _read_meta(path: Path) -> tuple[dict, str]:
         layout = meta["layout"]
         meta["layout"] = LAYOUTS[layout] if isinstance(layout, str) else Layout.from_dict(layout, "layout")
         meta["shape"] = tuple(expect(s, int, "shape", "a length") for s in meta["shape"])
+        shape, said = meta["shape"], meta.get("preprocessing", {})
+        Preprocess.from_dict(said, "preprocessing")
+        if len(shape) != 4 or math.prod(shape) > MOST_NUMBERS or said.get("frames", shape[1]) != shape[1]:
+            raise ValueError(f"a shape of {len(shape)} lengths, too large, or with other frames than the preprocessing")
         meta["classes"] = tuple(expect(c, str, "classes", "a name") for c in meta["classes"])
+        if not meta["splits"]:
+            raise ValueError("no split")
         for split, described in meta["splits"].items():
-            expect(described["samples"], int, split, "samples")
+            if expect(described["samples"], int, split, "samples") < 1:
+                raise ValueError(f"split {split[:60]!r} has no samples")
             for name, facts in described["files"].items():
                 if not FILE.fullmatch(name) or not name.startswith(split) or not SPLIT.fullmatch(split):
                     raise ValueError(f"file name {name[:60]!r} of split {split[:60]!r}")
                 expect(facts["bytes"], int, name, "bytes")
                 expect(facts["sha256"], str, name, "sha256")
+            if not _shards(split, described) or set(described["files"]) != {*_shards(split, described), f"{split}_samples.npz"}:
+                raise ValueError(f"the files of split {split[:60]!r} are not its rows and its samples")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{file}: not a {FORMAT} version {VERSION} description ({reason}); prepare the set again") from None
     return meta, hashlib.sha256(text).hexdigest()
+
+
+def _shards(split: str, described: dict) -> list[str]:
+    """The files of rows in their order; empty where they are not those that belong together."""
+    found = sorted(name for name in described["files"] if name.endswith(".npy"))
+    return found if found in ([f"{split}.npy"], [f"{split}_{i:05d}.npy" for i in range(len(found))]) else []
 
 
 def _open_split(path: Path, split: str, meta: dict) -> Split:
@@ -134,10 +152,7 @@ def _open_split(path: Path, split: str, meta: dict) -> Split:
 
 
 def _columns(path: Path, split: str, described: dict, meta: dict) -> tuple:
-    shards = [path / file for file in described["files"] if file.endswith(".npy")]
-    if not shards:
-        raise InputError(f"{path / 'meta.json'}: the {split} split names no .npy file; prepare again")
-    x = Rows(shards)
+    x = Rows([path / file for file in _shards(split, described)])
     expected = (described["samples"], *meta["shape"])
     if x.shape != expected or x.dtype != np.float32:
         raise InputError(f"{path / split}.npy: {x.dtype} {x.shape}, expected float32 {expected}; prepare again")

@@ -16,7 +16,8 @@ _SEEK = threading.Lock()
 
 
 def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
-    """(shape, dtype, byte offset of the data) of a C-ordered .npy whose data fill the file exactly; InputError otherwise."""
+    """(shape, dtype, byte offset of the data) of a C-ordered .npy of rows, whose data fill the file exactly; InputError
+    otherwise."""
     try:
         with open_regular(path) as file:
             shape, fortran, dtype = npy_facts(file)
@@ -27,6 +28,8 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
         raise InputError(f"{path}: not a readable .npy of plain numbers ({reason_of(error)}); write it with np.save") from None
     if fortran:
         raise InputError(f"{path}: holds Fortran order; save plain C-ordered numbers")
+    if not shape:
+        raise InputError(f"{path}: holds a single number, expected rows of numbers")
     size, expected = os.path.getsize(path) - offset, math.prod(shape) * dtype.itemsize
     if size != expected:
         raise InputError(f"{path}: {size} bytes of data, its header says {expected}; the file was cut or changed")
@@ -53,7 +56,7 @@ class Rows:
 
     def __init__(self, files: Sequence[Path], order: np.ndarray | None = None):
         headers = [npy_header(Path(file)) for file in files]
-        (_, *row), self.dtype, _ = headers[0] if headers[0][0] else ((0,), *headers[0][1:])
+        (_, *row), self.dtype, _ = headers[0]
         for file, (shape, dtype, _) in zip(files, headers, strict=True):
             if list(shape[1:]) != row or dtype != self.dtype:
                 raise InputError(f"{file}: {dtype} {shape}, the shards before it hold {self.dtype} rows of {tuple(row)}")
