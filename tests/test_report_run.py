@@ -77,11 +77,30 @@ def test_a_run_without_metrics(tmp_path, report):
     _, run, candidate = report
     shutil.copytree(run, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    for content, message in (("", "has no metrics"), ("{\n", "line 1: not readable JSON"), ('{"epoch": 1}\n', "line 1 has no loss"), (None, "has no metrics")):
+    wrong = {
+        "": "has no metrics",
+        "{\n": "line 1: not readable JSON",
+        '{"epoch": 1}\n': "line 1 has no loss",
+        None: "has no metrics",
+    }
+    for content, message in wrong.items():
         metrics.write_text(content) if content is not None else metrics.unlink()
         with pytest.raises(InputError, match=message):
             make_report(candidate, tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_is_written_over_reports_alone(tmp_path, report):
+    page, run, candidate = report
+    for name in ("curves.png", "report.html", "tsne.png"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(InputError, match=r"exists already and is of no report; give another folder with --out"):
+            make_report(candidate, run, tmp_path)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(("curves.png", "report.html", "tsne.png"), "mine")
+    old = page.read_text().replace('<meta name="generator" content="hiclr_fast report">', "")
+    (tmp_path / "report.html").write_text(old)  # as pages were once
+    assert 'content="hiclr_fast report"' in make_report(candidate, run, tmp_path).read_text()
+    assert (tmp_path / "curves.png").read_bytes() == (page.parent / "curves.png").read_bytes()
 
 
 def test_counts_equal_scikit_learn(tmp_path):

@@ -69,10 +69,11 @@ def test_the_dataset_is_found_from_any_folder(tmp_path, data, monkeypatch):
     assert load_run_config(tmp_path / "runs" / "new").data == tmp_path / "set"
 
 
-ODD = [(f'{{"epoch": 1, "lr": {n}}}\n', 1) for n in ("1e999", "1e300", "-1e305", "1" + "0" * 400, '"a"')] + [('{"epoch": -1}\n', 1)]
+DAMAGED = [('{"epoch": 1}\n{"epoch"\n', 2), ("\0\0\n", 1), ('{"epoch": "a"}\n', 1), ("[]\n", 1), ('{"epoch": -1}\n', 1)]
+DAMAGED += [(f'{{"epoch": 1, "lr": {number}}}\n', 1) for number in ("1e999", "1e300", "-1e305", "1" + "0" * 400, '"a"')]
 
 
-@pytest.mark.parametrize(("text", "line"), [('{"epoch": 1}\n{"epoch"\n', 2), ("\0\0\n", 1), ('{"epoch": "a"}\n', 1), ("[]\n", 1), *ODD])
+@pytest.mark.parametrize(("text", "line"), DAMAGED)
 def test_damaged_metrics_are_a_sentence(tmp_path, text, line):
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(InputError, match=rf"metrics.jsonl.* line {line}"):

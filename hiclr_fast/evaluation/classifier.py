@@ -168,7 +168,9 @@ class Training:
 
     def _restore(self, state: dict[str, Any], key: str, where: str) -> None:
         """Continues from a state of the same weights, data and settings; InputError, and nothing changed, where it is damaged."""
-        if state["config"].get("key") != key:
+        if not isinstance(state["config"].get("key"), str):
+            raise InputError(f"{where} is of no training with labels; give another folder with --out")
+        if state["config"]["key"] != key:
             return
         own = self._state(key)
         missing = set(own) - set(state)

@@ -141,7 +141,7 @@ def cached_features(
 
     The key is the checkpoint's content, the data's checksum, the stream, the kind of device, whether the batch-norm
     statistics were recalibrated on the training split, the number format where it is not float32, and the readout where it is
-    not the encoder's own, so that nothing stale is ever used. A cache that is damaged, changed or without a checksum is made anew.
+    not the encoder's own, so that nothing stale is ever used. A cache that is damaged or without its checksum is made anew.
     """
     check_fits(weights.encoder, data, str(weights.path))
     facts = [weights.sha256, data.checksum, stream, device.type, str(recalibrated), *([] if dtype == "float32" else [dtype])]

@@ -197,7 +197,8 @@ def check_own(folder: Path, found: dict[str, Any] | None) -> None:
     without, the files may be those of an evaluation that was killed while it exchanged them, scores.npz first."""
     for name in (SCORES, CLASSIFIER, NEIGHBOURS):
         listed = found is not None and name in found.get("files", {name: ""})  # older ones have no list
-        if (folder / name).exists() and not (listed or _is_scores(folder / SCORES) or _is_classifier(folder / name)):
+        killed = (found is None or name == SCORES) and _is_scores(folder / SCORES)
+        if os.path.lexists(folder / name) and not (listed or killed or _is_classifier(folder / name)):
             raise InputError(f"{folder / name} is not of an evaluation; give another folder with --out, or move it away")
 
 

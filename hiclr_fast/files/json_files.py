@@ -8,6 +8,8 @@ file are named where it is read, so that a schema language would be a second des
 
 import json
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,17 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """One object a line. A last line without a line break is what a killed process left, and is no line yet."""
     *lines, _ = read_whole(path, LARGEST).split(b"\n")
     return [expect(parse_json(line, f"{path}, line {n}"), dict, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+
+
+def may_overwrite(mark: Path, names: Iterable[str], beside: Iterable[Path]) -> None:
+    """InputError where `mark` or one of the files beside it is there, and `mark` is no JSON object of ours, with these names."""
+    there = [file for file in (mark, *beside) if os.path.lexists(file)]
+    try:
+        ours = not there or set(names) <= set(read_json(mark))
+    except InputError:
+        ours = False
+    if not ours:
+        raise InputError(f"{there[0]} exists already and was not made by this command; choose another --out, or move it away")
 
 
 def parse_json(text: bytes, where: str, finite: bool = True) -> Any:

@@ -81,7 +81,7 @@ def classifier_content(
     classes: tuple[str, ...],
     facts: dict[str, str],
 ) -> bytes:
-    """The whole network as a safetensors file; metadata: as of an exported encoder, the class names and `facts` (protocol, ...)."""
+    """The whole network as a safetensors file; metadata: as of an exported encoder, class names and `facts` (protocol, ...)."""
     state = {f"encoder.{name}": t for name, t in encoder.state_dict().items()}
     state |= {f"head.{name}": t for name, t in head.state_dict().items()}
     return weights_content(state, export_facts(config, contract) | {"classes": json.dumps(classes[: head.out_features])} | facts)

@@ -18,6 +18,7 @@ from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.json_files import may_overwrite
 from hiclr_fast.files.settings import as_plain
 from hiclr_fast.machine import environment
 from hiclr_fast.models.load import checkpoint_of
@@ -68,6 +69,7 @@ def ablate(plan: Plan) -> bool:
 
     Where test samples are copies of training samples, both without them too.
     """
+    may_overwrite(plan.out / "ablation.json", ("data", "seeds", "percent", "paper"), [plan.out / "ablation.md"])
     plan = replace(plan, protocols=("knn", "linear"))
     data: Packed = plan.check()[0]
     copies = copied(data)
@@ -91,11 +93,11 @@ def ablate(plan: Plan) -> bool:
                 percent[f"{name}, test without copies"] = without_copies([folder], copies)
             for name, value in percent.items():
                 rows.setdefault(name, []).append(value)
-        write_text(plan.out / "ablation.md", table(found, plan, data))  # after each row: hours lie between them
         facts = {"data": data.path.name, "seeds": plan.seeds, "percent": found, "paper": PAPER}
         facts["environment"] = environment(plan.device)
         facts["settings"] = {name: as_plain(configs[name]) for name in found}
-        write_text(plan.out / "ablation.json", json.dumps(facts, indent=1))
+        write_text(plan.out / "ablation.json", json.dumps(facts, indent=1))  # after each row: hours lie between them
+        write_text(plan.out / "ablation.md", table(found, plan, data))
     print(f"\n{table(found, plan, data)}\n{plan.out / 'ablation.md'} and {plan.out / 'ablation.json'}")
     return True
 

@@ -21,6 +21,7 @@ from hiclr_fast.evaluation.protocols.semi import run_semi, semi_name
 from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.json_files import may_overwrite
 from hiclr_fast.machine import environment
 from hiclr_fast.models.load import checkpoint_of
 from hiclr_fast.models.pooling import OWN
@@ -188,7 +189,8 @@ def caption(plan: Plan, sets: Sequence[Packed], folders: Sequence[Path], encoder
 
 
 def reproduce(plan: Plan) -> bool:
-    """Everything; writes table.md and table.json. False when a signal stopped a pretraining."""
+    """Everything; writes table.json and table.md. False when a signal stopped a pretraining."""
+    may_overwrite(plan.out / "table.json", ("caption", "rows", "published"), [plan.out / "table.md"])
     sets = plan.check()
     folders = [plan.out / data.path.name if len(sets) > 1 else plan.out for data in sets]
     measured, leaks = Measured(), [copied(data) for data in sets]
@@ -208,8 +210,8 @@ def reproduce(plan: Plan) -> bool:
     kind = Candidate(checkpoint_of(any_run), sets[0], any_run, plan.device).kind
     known, head = published(plan.dataset, plan.split), caption(plan, sets, folders, kind)
     table = markdown(measured, known, kind, head)
-    write_text(plan.out / "table.md", table)
     facts = {**as_json(measured, known, head), "environment": environment(plan.device)}
-    write_text(plan.out / "table.json", json.dumps(facts, indent=1))
+    write_text(plan.out / "table.json", json.dumps(facts, indent=1))  # first: it says whose the other is
+    write_text(plan.out / "table.md", table)
     print(f"\n{table}\n{plan.out / 'table.md'} and {plan.out / 'table.json'}")
     return True

@@ -1,9 +1,12 @@
 """report.html of a run: one file that holds everything (images inlined), and the PNGs beside it."""
 
 import base64
+import os
+import shutil
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -12,16 +15,18 @@ from jinja2 import Environment
 
 from hiclr_fast.data.packed.dataset import Packed
 from hiclr_fast.drawing import Picture, animation
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import InputError, writing
 from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.features import cached_features
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.results import read_facts, read_results, read_scores, result_folders
-from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.archives import open_regular
+from hiclr_fast.files.atomic import replacing, write_text
 from hiclr_fast.files.json_files import expect, read_json
 from hiclr_fast.files.settings import as_plain
 from hiclr_fast.pretraining import run_folder
+from hiclr_fast.pretraining.config import PretrainConfig
 from hiclr_fast.pretraining.monitor import COMPARISON, compared_in, monitored
 from hiclr_fast.pretraining.run_folder import load_run_config
 from hiclr_fast.reports.figures import confusion, curves, embedding, per_class
@@ -30,6 +35,8 @@ FEWEST = 4  # samples that t-SNE can lay out
 ANIMATED = 4  # classes of which one sample moves
 SAMPLES = {"train": "training", "val": "validation"}
 Drawn = tuple[str, str, str]  # file, title, text
+PAGE, PICTURES = "report.html", ("curves.png", "confusion.png", "per_class.png", "tsne.png", "skeletons.gif")
+MARKS = (b'content="hiclr_fast report"', b".tiles { display: flex")  # near the start of our pages, now and before
 TEMPLATE = Path(__file__).with_name("run_report.html")
 
 
@@ -148,18 +155,38 @@ def unjudged(candidate: Candidate, out: Path) -> tuple[dict[str, str], list[Draw
     return {}, pictures
 
 
+def check_out(out: Path) -> None:
+    """InputError where a file that would be overwritten is there and no page of ours, which is written before the pictures."""
+    there = [out / name for name in (PAGE, *PICTURES) if os.path.lexists(out / name)]
+    try:
+        with open_regular(out / PAGE) as file:
+            start = file.read(4096)
+    except InputError:
+        start = b""
+    if there and not any(mark in start for mark in MARKS):
+        raise InputError(f"{there[0]} exists already and is of no report; give another folder with --out, or move it away")
+
+
 def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
-    """Writes out/report.html and its pictures. Returns the path.
+    """Writes out/report.html and its pictures, when all are made. Returns the path.
 
     k-NN and linear are evaluated when they have not been; data without labels or validation split have neither. candidate:
     the run's pretrained encoder on its data.
     """
     metrics, config = read_metrics(run), load_run_config(run)
+    check_out(out)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as drawn:
+        return _make_report(candidate, run, out, Path(drawn), metrics, config)
+
+
+def _make_report(candidate: Candidate, run: Path, out: Path, drawn: Path, metrics: list[dict], config: PretrainConfig) -> Path:
+    """`make_report`; the pictures are drawn in the folder `drawn`."""
     everything, candidate, data = candidate.folder, beside(candidate, out), candidate.data
-    out.mkdir(parents=True, exist_ok=True)
-    headline, pictures = (judged if monitored(data) else unjudged)(candidate, out)
+    headline, pictures = (judged if monitored(data) else unjudged)(candidate, drawn)
     baselines = read_comparison(run, metrics[-1]["epoch"])
-    curves(metrics, out / "curves.png", {name: p for name, p in baselines.items() if name != "pretrained encoder"})
+    curves(metrics, drawn / "curves.png", {name: p for name, p in baselines.items() if name != "pretrained encoder"})
     crossing = "; dashed across: 1-NN without pretraining" if baselines else ""
     pictures.insert(0, ("curves.png", "Pretraining", f"What every epoch left in metrics.jsonl{crossing}."))
     sizes = ", ".join(f"{len(split)} {SAMPLES.get(name, name)} samples" for name, split in data.splits.items())
@@ -170,13 +197,16 @@ def make_report(candidate: Candidate, run: Path, out: Path) -> Path:
         stream=candidate.stream,
         headline=headline | {"epochs": str(metrics[-1]["epoch"]), "last loss": f"{metrics[-1]['loss']:.3f}"},
         comparison={f"1-NN, {name}": f"{percent:.1f} %" for name, percent in baselines.items()},
-        pictures=[inlined(out / file, title, text) for file, title, text in pictures],
+        pictures=[inlined(drawn / file, title, text) for file, title, text in pictures],
         results=all_results(everything, candidate.weights.sha256),
         config=as_plain(config),
         environment=run_folder.read_environment(run),
     )
-    write_text(out / "report.html", text)
-    return out / "report.html"
+    write_text(out / PAGE, text)
+    for file, *_ in pictures:
+        with replacing(out / file) as temporary:
+            shutil.copyfile(drawn / file, temporary)
+    return out / PAGE
 
 
 def inlined(file: Path, title: str, text: str) -> dict[str, str]:

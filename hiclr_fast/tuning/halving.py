@@ -23,7 +23,7 @@ from hiclr_fast.evaluation.protocols.knn import nearest
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear
 from hiclr_fast.evaluation.spaces import SPACES, in_space, inner_folds, inner_groups
 from hiclr_fast.files.atomic import write_text
-from hiclr_fast.files.json_files import expect, read_json
+from hiclr_fast.files.json_files import expect, may_overwrite, read_json
 from hiclr_fast.files.settings import as_plain, save_yaml
 from hiclr_fast.models.load import CHECKPOINT
 from hiclr_fast.pretraining.config import PretrainConfig
@@ -150,6 +150,7 @@ def halve(
 ) -> tuple[list[list[Scored]], list[str]] | None:
     """([every round, best first], what was left out); None when a signal stopped it. Writes the preset and the evidence."""
     plan.check()
+    may_overwrite(out / EVIDENCE, ("rounds",), [out / PRESET])
     sets = inner_sets(data, plan.folds)
     check(settings, data, sets)
     rounds: list[list[Scored]] = []
@@ -169,8 +170,8 @@ def halve(
             tqdm.write(f"{epochs} epochs, {said}: " + ", ".join(f"{k} {value:.1f}" for k, value in scored[-1].percent.items()))
         rounds.append(sorted(scored, key=lambda s: -s.score))
         going = [(s.said, s.config) for s in rounds[-1][: math.ceil(len(scored) / plan.factor)]]
+    write_text(out / EVIDENCE, json.dumps(evidence(rounds, data, plan), indent=1))  # first: it says whose the preset is
     save_yaml(replace(rounds[-1][0].config, data=None, out=None), out / PRESET)
-    write_text(out / EVIDENCE, json.dumps(evidence(rounds, data, plan), indent=1))
     return rounds, [name for name, _ in sets]
 
 

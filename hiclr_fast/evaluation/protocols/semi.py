@@ -14,7 +14,16 @@ import numpy as np
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.finetune import train_candidate
-from hiclr_fast.evaluation.results import RESULTS, Outcome, check_own, print_row, read_facts, read_results, read_scores, take_place
+from hiclr_fast.evaluation.results import (
+    RESULTS,
+    Outcome,
+    check_own,
+    print_row,
+    read_facts,
+    read_results,
+    read_scores,
+    take_place,
+)
 from hiclr_fast.evaluation.schedule import FinetuneConfig, official
 from hiclr_fast.evaluation.settings import Settings
 from hiclr_fast.files.ranges import SEED, Range
