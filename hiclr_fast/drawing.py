@@ -11,6 +11,7 @@ from hiclr_fast.skeletons import METRES, Layout, Space
 
 COLOURS, MASKED = ("#1f5fa8", "#3a8f3a", "#8a5fb0"), "#d62728"
 HEAD, LEGS = ("head", "nose"), ("hip", "knee", "ankle", "foot")  # in joint names: which way is up
+MOST_DRAWN = 200  # joints of a layout
 DEPTH = np.array([0.45, 0.25])  # how far z moves a point right and up: a hidden axis then still leaves a picture
 
 
@@ -83,7 +84,7 @@ def contact_sheet(found: Sequence[Picture], bones: Sequence[tuple[int, int]], pa
             if row == 0:
                 axes[row, column].set_title(f"frame {frame}", fontsize=8)
         label = f"{picture.title}\n{picture.drawn}\n{picture.wide(2 * _limits(picture)[1])}"
-        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
     figure.savefig(path, dpi=110)
 
 
@@ -97,8 +98,8 @@ def animation(found: Sequence[Picture], bones: Sequence[tuple[int, int]], path: 
         for ax, picture in zip(axes[0], found, strict=True):
             ax.clear()
             draw_frame(ax, picture, frame, bones)
-            ax.set_title(picture.title, fontsize=9)
-            ax.set_xlabel(picture.drawn, fontsize=7)
+            ax.set_title(picture.title, fontsize=9, parse_math=False)
+            ax.set_xlabel(picture.drawn, fontsize=7, parse_math=False)
         return []
 
     FuncAnimation(figure, update, frames=found[0].x.shape[1]).save(path, writer=PillowWriter(fps=fps), dpi=80)
@@ -150,6 +151,8 @@ def spread(layout: Layout) -> np.ndarray:
 
 def draw_layout(layout: Layout, path: Path) -> None:
     """PNG: every joint with its number and name, bones, parts in colours, mirror partners, the centre as a star."""
+    if layout.num_joints > MOST_DRAWN:
+        raise InputError(f"layout {layout.name}: a picture of {layout.num_joints} joints shows nothing; at most {MOST_DRAWN}")
     figure, axes = _grid(1, 1, 11, 9)
     ax, place = axes[0, 0], spread(layout)
     for a, b in layout.bones:
@@ -159,9 +162,10 @@ def draw_layout(layout: Layout, path: Path) -> None:
     ax.plot(*place[layout.center], "*", color="black", ms=8, label="centre")
     for v, name in enumerate(layout.joint_names):
         partner = f" ~{layout.mirror[v]}" if layout.mirror[v] != v else ""
-        ax.annotate(f"{v} {name}{partner}", place[v], xytext=(7, 5), textcoords="offset points", fontsize=7.5, rotation=25)
+        look = dict(textcoords="offset points", fontsize=7.5, rotation=25, parse_math=False)
+        ax.annotate(f"{v} {name}{partner}", place[v], xytext=(7, 5), **look)
     title = f"{layout.name}: {layout.num_joints} joints; arrows from the parent, ~k: joint k is the mirror partner"
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=10, parse_math=False)
     ax.set(aspect="equal", xticks=[], yticks=[])
     ax.margins(0.14)
     ax.legend(fontsize=8, loc="best")

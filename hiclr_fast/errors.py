@@ -73,11 +73,14 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write {path}: the disk is full or takes no file of that size ({reason}); free some") from error
 
 
+LONGEST = 1000  # characters of a line: names from files may be of any length
+
+
 def _sentence(error: BaseException) -> str | None:
     """The line for an error that needs no traceback; None for any other, which is a fault of the code."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error)[: 2 * LONGEST].split())
     if isinstance(error, InputError):
-        return text
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     if isinstance(error, BrokenPipeError):
         return "the reader of the output has closed it; files that were finished before are whole"
     if isinstance(error, OSError):
@@ -91,6 +94,16 @@ def _sentence(error: BaseException) -> str | None:
 def _say(line: str) -> None:
     with suppress(OSError, ValueError):  # nobody reads
         print(line, file=sys.stderr, flush=True)
+
+
+def _open_output() -> None:
+    """Closed streams swallow what is said; names that are no text are shown with backslashes."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (to the end)
+            setattr(sys, name, nowhere)
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def _close_output() -> None:
@@ -149,6 +162,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     code, line, stops = 2, None, _Stop()
     try:
         with stops:
+            _open_output()
             code = main() or 0
             sys.stdout.flush()
     except KeyboardInterrupt as stop:

@@ -23,7 +23,8 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import sha256
 
 ROOM = 1 << 30  # bytes of address space that reading a small file may take
-HOSTILE = (None, True, -1, 0, 10**8, 2**63, 2**70, math.nan, math.inf, "", "x" * 300, "\0", b"\xff", [], {}, [[]], {"a": {}})
+NUMBERS = (-1, 0, 12345.0, 10**8, 2**63, 2**70, 10**400, math.nan, math.inf)
+HOSTILE = (None, True, *NUMBERS, "", "x" * 300, "\0", "\ud800", b"\xff", [], {}, [1] * 70, json.loads("[" * 600 + "]" * 600))
 
 
 def _tensor(x: torch.Tensor, rng: random.Random) -> Any:
@@ -91,8 +92,9 @@ HOSTILE_FILES = {
 def disturb(file: Path, rng: random.Random, marker: Path) -> str:
     """Changes a file and says how: its fields, its format, or its bytes."""
     how = rng.choice(("fields", "format", "bytes"))
-    if how == "fields" and by_structure(file, rng):
-        return how
+    with suppress(RecursionError):  # PyYAML writes nothing so deep
+        if how == "fields" and by_structure(file, rng):
+            return how
     if how != "bytes" and file.suffix in HOSTILE_FILES:
         with suppress(TypeError, ValueError, KeyError, AttributeError, IndexError):  # not every change fits every content
             file.write_bytes(HOSTILE_FILES[file.suffix](file.read_bytes(), rng))
@@ -107,7 +109,8 @@ def by_structure(file: Path, rng: random.Random) -> bool:
         torch.save(changed(torch.load(file, weights_only=True), rng), file)
     elif file.suffix == ".json":
         try:
-            file.write_text(json.dumps(changed(json.loads(file.read_text()), rng), default=repr))
+            text = json.dumps(changed(json.loads(file.read_text()), rng), default=repr)
+            file.write_text(text.replace("Infinity", "1e999") if rng.random() < 0.5 else text)
         except TypeError:  # a key that JSON cannot have
             file.write_text("[" * 5000)
     elif file.suffix == ".yaml":

@@ -23,7 +23,7 @@ PRETRAIN = Path(__file__).parent.parent / "scripts" / "pretrain.py"
 def separation(place: Place, rng: random.Random) -> Found:
     """What is there already stays: results on other data or weights, and every file that is not the program's own."""
     run = place.copy()
-    kind = rng.choice(("data", "weights", "features", "export", "ensemble", "prepare", "pretrain"))
+    kind = rng.choice(("data", "weights", "features", "export", "ensemble", "prepare", "pretrain", "foreign"))
     results, keep = run / "eval" / "linear", None
     if kind == "data":
         named = shutil.copytree(place.other, run.parent / "set")  # another dataset of the same name
@@ -36,6 +36,8 @@ def separation(place: Place, rng: random.Random) -> Found:
     elif kind in ("features", "export"):
         keep = rng.choice([p for p in run.rglob("*") if p.is_file() and "features" not in p.parts])
         words = (*(("evaluate", "features") if kind == "features" else ("export",)), "--run", run, "--out", keep)
+    elif kind == "foreign":
+        return foreign(place, run, rng)
     elif kind == "ensemble":
         words = ("evaluate", "ensemble", run, run, run, "--out", results)
     elif kind == "prepare":
@@ -47,6 +49,24 @@ def separation(place: Place, rng: random.Random) -> Found:
     changed = [p.name for p, content in before.items() if not p.exists() or p.read_bytes() != content]
     damage = f"changed {changed}" if changed else "done all the same" if ended.code == 0 else None
     return worst(f"{kind} {keep.name if keep else ''}", [ended], damage)
+
+
+def foreign(place: Place, run: Path, rng: random.Random) -> Found:
+    """Somebody's files lie where results go, under names that we use too: none changes, whether the program refuses or not."""
+    out = run.parent / "mine"
+    protocol = rng.choice(("knn", "linear", "retrieval", "finetune", "report"))
+    folder = out if protocol == "report" else out / protocol
+    own = ("scores.npz", "neighbours.csv", "classifier.safetensors", "training.pt", "report.html", "curves.png", "tsne.png")
+    temporary = (".thesis.tmp", ".vault.tmp.bak", ".results.mine.tmp.json", ".scores.1.tmp.npz")
+    before = {folder / name: rng.randbytes(rng.choice((0, 40))) for name in rng.sample((*own, *temporary), 4)}
+    folder.mkdir(parents=True)
+    for file, content in before.items():
+        file.write_bytes(content)
+    short = {"linear": ("--epochs", 2), "finetune": ("--epochs", 1, "--batch-size", 8)}.get(protocol, ())
+    words = ("report", "run", run) if protocol == "report" else ("evaluate", protocol, "--run", run, *short)
+    ended = place.start(*words, "--out", out).wait()
+    changed = [p.name for p, content in before.items() if not p.exists() or p.read_bytes() != content]
+    return worst(f"foreign files in {protocol}", [ended], f"changed {changed}" if changed else None)
 
 
 def rights(place: Place, rng: random.Random) -> Found:

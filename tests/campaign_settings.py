@@ -29,7 +29,7 @@ from hiclr_fast.pretraining.run_folder import read_metrics
 from hiclr_fast.skeletons import LAYOUTS
 from hiclr_fast.views.augment import AugmentConfig
 
-NUMBERS = (0, -1, 1, 2, 3, 7, -8, 0.5, -0.5, 1.5, 1e-30, 1e30, 10**9, 2**31, 2**32, 2**63, 10**23, "nan", "inf", "-inf", "1e400")
+NUMBERS = (0, -1, 1, 2, 3, 7, -8, 0.5, -0.5, 1.5, 1e-30, 1e300, 10**9, 2**31, 2**32, 2**63, 10**23, "nan", "inf", "-inf", "1e400")
 PROTOCOLS = {
     "knn": KnnConfig,
     "linear": LinearConfig,

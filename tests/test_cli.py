@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,8 @@ def test_one_table_of_runs(command, runs, tmp_path):  # noqa: F811
 def test_runs_that_cannot_be_compared(command, runs, args, message):  # noqa: F811
     code, _, err = command("report", "compare", *(str(runs[0]) if arg == "{a}" else arg for arg in args))
     assert code == 2 and message in err
+
+
+def test_signals_are_heeded_before_anything_large_is_imported():
+    code = "import sys, hiclr_fast.cli; assert not {'tyro', 'torch', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from helpers import packed
 from hiclr_kernels.augment.draw import ROW, ViewStrength, draw_rows
 
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.drawing import animation, contact_sheet
 from hiclr_fast.errors import InputError
 from hiclr_fast.views.augment import AugmentConfig, make_views
 from hiclr_fast.views.pictures import describe, pictures
@@ -63,3 +65,11 @@ def test_the_command(data, tmp_path, monkeypatch, capsys):
     with Image.open(out / "views_train_2_joint.png") as png:
         assert png.size[0] > 800 and len(png.convert("RGB").getcolors(1 << 24)) > 50
     assert "views_train_2_joint.png" in capsys.readouterr().out
+
+
+def test_a_dollar_in_a_name_is_no_formula(data, tmp_path):
+    raw = replace(pictures(data, "train", 0, "joint", AugmentConfig(), seed=0)[0], title=r"$\frac{$", drawn=r"$x_$")
+    contact_sheet([raw], data.layout.bones, tmp_path / "sheet.png", columns=1)
+    animation([replace(raw, x=raw.x[:, :1], masked=raw.masked[:1])], data.layout.bones, tmp_path / "moving.gif")
+    with pytest.raises(InputError, match="they mix two"):
+        pictures(data, "train", 0, "joint", AugmentConfig(adain="sequence"), seed=0)

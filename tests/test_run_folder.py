@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -105,3 +106,25 @@ def test_curves_are_read_by_tensorboard(tmp_path, data):
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(e.step, pytest.approx(e.value)) for e in board.Scalars("loss")] == [(line["epoch"], line["loss"]) for line in lines]
+
+
+def unreadable(run):
+    (run / "metrics.jsonl").write_bytes(b"\0\0\n{}\n")
+
+
+def no_board(run):
+    shutil.rmtree(run / "tensorboard")
+    (run / "tensorboard").touch()
+
+
+@pytest.mark.parametrize("damage", [unreadable, no_board])
+def test_a_refused_resume_changes_nothing(tmp_path, data, damage):
+    run, config = tmp_path / "run", tiny(epochs=1)
+    trainer = start(config, data, run)
+    assert train(trainer, run)
+    finish(trainer, run)
+    damage(run)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match=r"metrics.jsonl|is no folder"):
+        resume(replace(config, epochs=5), data, run)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before

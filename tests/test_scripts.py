@@ -46,7 +46,8 @@ def test_the_whole_way(command, tmp_path):
     assert code == 0 and "train 24, val 12 samples of (3, 50, 25, 1), 12 classes, layout ntu25" in out
     code, out, _ = command("pretrain", "--data", "set", "--out", "run", "--amp", "--epochs", 1, *TINY)
     assert code == 0, out
-    each = r"random-init encoder {0}, pretrained encoder {0}, raw features {0}".format(r"[\d.]+ % \(\w+(, means over \d spans of time)?\)")
+    how = r"[\d.]+ % \(\w+(, means over \d spans of time)?\)"
+    each = f"random-init encoder {how}, pretrained encoder {how}, raw features {how}"
     assert re.search(each, out)
     code, out, _ = command("pretrain", "--resume", "run", "--epochs", 2)
     assert code == 0 and "epoch 2: loss" in out and "epoch 1: loss" not in out

@@ -160,9 +160,13 @@ def test_a_layout_is_shown_drawn_and_read_again(tmp_path, capsys):
         ShowLayout(name).run()
         (tmp_path / "again.json").write_text(capsys.readouterr().out)
         assert get_layout(tmp_path / "again.json") == LAYOUTS[name]
-    for layout in ("coco17", str(write(tmp_path))):
-        ShowLayout(layout, tmp_path / "layout.png").run()
-        assert (tmp_path / "layout.png").read_bytes().startswith(b"\x89PNG")
+    for layout, picture in (("coco17", tmp_path / "coco17.png"), (str(write(tmp_path)), tmp_path / "mine.png")):
+        ShowLayout(layout, picture).run()
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match=r"mine.png exists already"):
+        ShowLayout("coco17", picture).run()
+    with pytest.raises(InputError, match=r"name it .png"):
+        ShowLayout("coco17", tmp_path / "x.pt").run()
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

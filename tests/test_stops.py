@@ -153,6 +153,7 @@ def raising(error):
     ("main", "code", "line"),
     [
         (raising(InputError("a\nb")), 2, "error: a b"),
+        (raising(InputError("x" * 10**5)), 2, "error: " + "x" * 500 + " ... " + "x" * 500),
         (raising(OSError(errno.ENOSPC, "No space left on device", "/x/y")), 2, "error: /x/y: No space left"),
         (raising(PermissionError(errno.EACCES, "Permission denied", b"/\xff")), 2, r"error: /\udcff: Permission denied"),
         (raising(BrokenPipeError(errno.EPIPE, "Broken pipe")), 2, "error: the reader of the output has closed it"),
@@ -215,3 +216,13 @@ def test_an_interrupted_library_that_stumbles_is_a_stop(capsys):
     with pytest.raises(SystemExit) as stop:
         run_script(main)
     assert stop.value.code == 143 and capsys.readouterr().err.startswith("stopped by SIGTERM; what was saved")
+
+
+def test_closed_streams_and_names_that_are_no_text():
+    code = "from hiclr_fast.errors import run_script; run_script(lambda: print('f\\udcff'))"
+    for closing in (">&-", "2>&-", ">/dev/null"):
+        done = subprocess.run(["bash", "-c", f'"$0" -c "$1" {closing}', sys.executable, code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=strict)
+    assert done.returncode == 0 and done.stdout == b"f\\udcff\n"

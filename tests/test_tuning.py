@@ -89,6 +89,9 @@ def test_what_cannot_be_compared_is_said_before_the_first_training(data, tmp_pat
         ("lrr: [0.1]", "unknown key 'lrr'; the nearest valid one is 'lr'"),
         ("epochs: [10]", "epochs are those of the rounds"),
         ("momentum: [2]", "momentum 2.0: expected"),
+        (f"seed: '{'a' * 1000}'", "seed is 'a{59}, expected a list"),
+        ("".join(f"{name}: {list(range(9))}\n" for name in ("seed", "lr", "topk", "threads", "momentum", "dropout", "temperature",
+                 "knn_every", "weight_decay")), "387420489 combinations"),
         ("seed: [" + ", ".join(map(str, range(65))) + "]", "65 combinations, at most 64"),
     ],
 )

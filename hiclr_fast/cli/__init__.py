@@ -3,7 +3,6 @@
 import sys
 from importlib import import_module
 
-from hiclr_fast.cli.arguments import nearest
 from hiclr_fast.errors import run_script
 
 COMMANDS = {  # in the order of the flow
@@ -25,6 +24,8 @@ def usage() -> str:
 
 
 def dispatch() -> int | None:
+    from hiclr_fast.cli.arguments import nearest  # takes a while to import: signals are heeded by now
+
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(usage())

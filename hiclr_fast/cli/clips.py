@@ -50,14 +50,3 @@ def in_batches(paths: Sequence[Path], contract: Contract, how: Reading) -> Itera
         yield names, np.stack(rows)
     elif not used:
         raise InputError(f"none of {left_out} recordings could be used; the reasons stand above")
-
-
-def new_file(path: Path | None, endings: Sequence[str]) -> None:
-    """InputError, before any work, when a file to write exists or has another ending."""
-    if path is None:
-        return
-    if path.suffix not in endings:
-        raise InputError(f"{path}: unknown kind of file; name it {' or '.join(endings)}")
-    if path.exists():
-        raise InputError(f"{path} exists already; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)

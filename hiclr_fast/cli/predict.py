@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from hiclr_fast.cli.clips import Reading, in_batches, new_file
+from hiclr_fast.cli.clips import Reading, in_batches
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.atomic import new_file, write_text
 from hiclr_fast.flags import default
 from hiclr_fast.inference.classifier import load_classifier
 

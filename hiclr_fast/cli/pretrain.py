@@ -72,6 +72,8 @@ def main() -> int:
 
 def pretrain(source: Source, config: PretrainConfig, ranks: Ranks) -> int:
     config.check()
+    if source.profile < 0:
+        raise InputError(f"--profile {source.profile}: expected a number of steps, at least 1")
     data_dir = config.data
     if data_dir is None:
         data_dir = Path("data/synthetic")

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from hiclr_fast.cli.arguments import choose
-from hiclr_fast.cli.clips import new_file
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
 from hiclr_fast.evaluation.candidate import Candidate
-from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.atomic import new_file, write_text
 from hiclr_fast.flags import default
 from hiclr_fast.machine import pick_device
 from hiclr_fast.models.load import checkpoint_of
@@ -52,13 +51,16 @@ class Views:
         from hiclr_fast.drawing import animation, contact_sheet
         from hiclr_fast.views.pictures import pictures
 
+        self.augment.check()
         data = open_packed(self.data)
-        found = pictures(data, self.split, self.index, self.stream, self.augment, self.seed)
-        self.out.mkdir(parents=True, exist_ok=True)
         stem = self.out / f"views_{self.split}_{self.index}_{self.stream}"
-        contact_sheet(found, data.layout.bones, stem.with_suffix(".png"))
-        animation(found, data.layout.bones, stem.with_suffix(".gif"))
-        print(f"{stem.with_suffix('.png')} and {stem.with_suffix('.gif')}")
+        sheet, moving = (stem.with_suffix(ending) for ending in (".png", ".gif"))
+        for file in (sheet, moving):
+            new_file(file, (file.suffix,))
+        found = pictures(data, self.split, self.index, self.stream, self.augment, self.seed)
+        contact_sheet(found, data.layout.bones, sheet)
+        animation(found, data.layout.bones, moving)
+        print(f"{sheet} and {moving}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from hiclr_fast.data.prepare import AUTO, USUAL, Given, Options, Preprocessing, 
 from hiclr_fast.drawing import draw_layout
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.atomic import new_file
+from hiclr_fast.files.ranges import SEED, Range, check_ranges
 from hiclr_fast.flags import default
 from hiclr_fast.skeletons import get_layout
 
@@ -45,6 +47,7 @@ class OwnClips:
     options: Options = USUAL
 
     def run(self) -> None:
+        check_ranges(self, {"bodies": Range(1, 100)}, "--{}")
         layout, files = get_layout(self.layout), find_clips(self.folder)
         table = read_table(self.labels) if self.labels else {}
         clips = Clips(self.folder, layout, self.channels, self.bodies or most_bodies(files), table)
@@ -125,8 +128,8 @@ class Synthetic:
 
     def run(self) -> None:
         sizes = dict(subjects=self.subjects, repeats=self.repeats, views=self.views)
-        if min(sizes.values()) < 1 or self.subjects < 3:
-            raise InputError(f"synthetic {sizes}: expected at least 3 subjects, 1 repeat and 1 view")
+        many = Range(1, 10**4)
+        check_ranges(self, {"subjects": Range(3, 10**4), "repeats": many, "views": many, "seed": SEED}, "--{}")
         pack_synthetic(self.out, self.preprocess, **sizes, two_person=self.two_person, seed=self.seed)
         tell(self.out)
 
@@ -146,6 +149,7 @@ class Layout:
     def run(self) -> None:
         layout = get_layout(self.layout)
         if self.picture:
+            new_file(self.picture, (".png",))
             draw_layout(layout, self.picture)
             print(f"picture: {self.picture}")
             return
@@ -164,4 +168,5 @@ class Check:
     """PNG to draw: the first training sample of every class."""
 
     def run(self) -> int:
+        new_file(self.picture, (".png",))
         return check_dataset(self.folder, self.picture)

@@ -4,7 +4,7 @@ refuses meanwhile is an InputError about that place; the temporary file goes, an
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -89,3 +89,14 @@ def remove_left_over(folder: Path) -> None:
     for left in Path(folder).glob(".*.tmp*"):
         with suppress(OSError):
             left.unlink()
+
+
+def new_file(path: Path | None, endings: Sequence[str]) -> None:
+    """InputError, before any work, when a file to write exists or has another ending."""
+    if path is None:
+        return
+    if path.suffix not in endings:
+        raise InputError(f"{path}: unknown kind of file; name it {' or '.join(endings)}")
+    if path.exists():
+        raise InputError(f"{path} exists already; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,8 +37,9 @@ class Range:
 
 
 COUNT, SOME = Range(0, 10**9), Range(1, 10**9)  # whole numbers: none is allowed, at least one
-FINITE, POSITIVE, SHARE = Range(0), Range(0, above=True), Range(0, 1)
+FINITE, POSITIVE, SHARE = Range(0, 10**6), Range(0, 10**6, above=True), Range(0, 1)  # far beyond use, far below overflow
 SEED = Range(0, 2**32 - 1)
+SHOWN = 60  # characters of a wrong value
 LENGTH = Range(0, 10**7, above=True)  # of a training or a batch
 
 
@@ -48,4 +49,4 @@ def check_ranges(config: Any, table: Mapping[str, Range], name: str = "{}") -> N
         value = getattr(config, setting)
         if value is not None and value not in allowed:
             many = "each " if isinstance(value, (tuple, list)) else ""
-            raise InputError(f"{name.format(setting)} {value}: expected {many}{allowed}")
+            raise InputError(f"{name.format(setting)} {str(value)[:SHOWN]}: expected {many}{allowed}")

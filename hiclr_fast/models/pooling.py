@@ -15,6 +15,7 @@ from hiclr_fast.errors import InputError
 from hiclr_fast.models.encoder import PooledEncoder
 from hiclr_fast.skeletons import Layout
 
+MOST_SEGMENTS = 1024
 Pool = Literal["all", "parts", "joints"]
 
 
@@ -57,8 +58,8 @@ class Readout:
     def check(self) -> None:
         if self.pool not in (None, "all", "parts", "joints"):
             raise InputError(f"readout {self.pool!r}: expected all, parts or joints")
-        if self.segments < 1:
-            raise InputError(f"segments {self.segments}: expected at least 1")
+        if not 1 <= self.segments <= MOST_SEGMENTS:
+            raise InputError(f"segments {self.segments}: expected 1 to {MOST_SEGMENTS}")
 
     @property
     def name(self) -> str:

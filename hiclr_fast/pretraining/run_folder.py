@@ -113,6 +113,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return found
 
 
+def check_metrics(run: Path) -> None:
+    """InputError where metrics could not be written on, before anything is changed."""
+    read_metrics(run)
+    if (board := run / "tensorboard").exists() and not board.is_dir():
+        raise InputError(f"{board} is no folder; move it away")
+
+
 class Metrics:
     """Appends to metrics.jsonl and TensorBoard. On resume, lines from beyond the checkpoint are dropped, and half a line that
     a killed run left at the end."""

@@ -12,7 +12,7 @@ from hiclr_fast.files.settings import save_yaml
 from hiclr_fast.files.tensors import load_checkpoint
 from hiclr_fast.models.load import CHECKPOINT, export_encoder
 from hiclr_fast.pretraining.config import PretrainConfig
-from hiclr_fast.pretraining.run_folder import ENCODER, check_free, create_run
+from hiclr_fast.pretraining.run_folder import ENCODER, check_free, check_metrics, create_run
 from hiclr_fast.pretraining.trainer import Pretrainer
 
 
@@ -42,9 +42,11 @@ def resume(config: PretrainConfig, data: Packed, run: Path, ranks: Ranks = ALONE
         if config.epochs < begun:
             raise InputError(f"{run} has begun epoch {begun}, more than --epochs {config.epochs}; give at least {begun}")
         if lock:
+            check_metrics(run)
             save_yaml(config, run / "config.yaml")
-            with writing(run):
-                (run / ENCODER).unlink(missing_ok=True)  # it marks a finished run, and would be older than the checkpoint
+            if trainer.epoch <= config.epochs:
+                with writing(run):
+                    (run / ENCODER).unlink(missing_ok=True)  # it marks a finished run, and would be older than the checkpoint
     except BaseException:
         if lock:
             lock.release()

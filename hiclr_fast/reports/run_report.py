@@ -83,8 +83,8 @@ def shown(data: Packed) -> str:
 
 
 def _wrapped(name: str) -> str:
-    """At most two lines; a dollar sign would start a formula."""
-    return textwrap.fill(name, 24, max_lines=2, placeholder=" …").replace("$", r"\$")
+    """At most two lines."""
+    return textwrap.fill(name, 24, max_lines=2, placeholder=" …")
 
 
 def all_results(folder: Path, checkpoint: str) -> list[dict]:

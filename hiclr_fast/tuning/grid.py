@@ -9,6 +9,7 @@ which is also what is tried where no file is given.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def _leaves(values: Mapping[str, Any], where: str, path: tuple[str, ...] = ()) -
         elif isinstance(value, list) and value:
             yield (*path, str(name)), value
         else:
-            raise InputError(f"{where}: {'.'.join((*path, str(name)))} is {value!r}, expected a list of values to try")
+            raise InputError(f"{where}: {'.'.join((*path, str(name)))} is {repr(value)[:60]}, expected a list of values to try")
 
 
 def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -53,11 +54,11 @@ def read_grid(path: Path | None, base: PretrainConfig) -> list[tuple[str, Pretra
     leaves = list(_leaves(values, where))
     if any(path == ("epochs",) for path, _ in leaves):
         raise InputError(f"{where}: epochs are those of the rounds, given by --epochs; leave them out")
-    combinations = list(itertools.product(*(options for _, options in leaves)))
-    if len(combinations) > MOST:
-        raise InputError(f"{where}: {len(combinations)} combinations, at most {MOST}; try fewer values at a time")
+    count = math.prod(len(options) for _, options in leaves)
+    if count > MOST:
+        raise InputError(f"{where}: {count} combinations, at most {MOST}; try fewer values at a time")
     found = []
-    for combination in combinations:
+    for combination in itertools.product(*(options for _, options in leaves)):
         change: dict[str, Any] = {}
         for (name, _), value in zip(leaves, combination, strict=True):
             change = _merged(change, _nested(name, value))
