@@ -25,6 +25,7 @@ from hiclr_fast.inference.classifier import CLASSIFIER
 
 RESULTS, SCORES, NEIGHBOURS = "results.json", "scores.npz", "neighbours.csv"
 MOST_PERCENT = 100.01  # a sum of shares may be a rounding above 100
+CLASSIFYING = ("linear", "finetune", "supervised", "semi")  # protocols whose rows have top1 and top5
 UNFINISHED = "training.pt"  # state of a training that was stopped; gone when the results are there
 
 
@@ -114,6 +115,8 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         numbers = [*found["percent"].values(), found.get("mean_class_top1", 0), found.get("top1_spread") or 0]
         if not all(type(value) in (int, float) and -100 <= value <= MOST_PERCENT for value in numbers):
             raise ValueError("a percentage is none")
+        if found["protocol"].startswith(CLASSIFYING) and not {"top1", "top5"} <= set(found["percent"]):
+            raise ValueError("no top1 or top5")
         classes = found.get("classes", [])
         if type(classes) is not list or not all(isinstance(name, str) for name in (*classes, found.get("space", ""))):
             raise ValueError("classes or space are no text")
