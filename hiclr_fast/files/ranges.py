@@ -32,12 +32,12 @@ class Range:
         low = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
         if math.isinf(self.high):
             return f"{low} and finite"
-        high = int(self.high) if float(self.high).is_integer() else self.high
+        high = int(self.high) if float(self.high).is_integer() and self.high < 1e15 else self.high
         return f"{low} and {'less than' if self.below else 'at most'} {high}"
 
 
 COUNT, SOME = Range(0, 10**9), Range(1, 10**9)  # whole numbers: none is allowed, at least one
-FINITE, POSITIVE, SHARE = Range(0, 10**6), Range(0, 10**6, above=True), Range(0, 1)  # far beyond use, far below overflow
+FINITE, POSITIVE, SHARE = Range(0, 1e30), Range(0, 1e30, above=True), Range(0, 1)  # up to where float32 still holds them times a batch
 SEED = Range(0, 2**32 - 1)
 SHOWN = 60  # characters of a wrong value
 LENGTH = Range(0, 10**7, above=True)  # of a training or a batch
