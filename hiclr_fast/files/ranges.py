@@ -37,7 +37,7 @@ class Range:
 
 
 COUNT, SOME = Range(0, 10**9), Range(1, 10**9)  # whole numbers: none is allowed, at least one
-FINITE, POSITIVE, SHARE = Range(0, 1e30), Range(0, 1e30, above=True), Range(0, 1)  # up to where float32 still holds them times a batch
+FINITE, POSITIVE, SHARE = Range(0, 1e30), Range(0, 1e30, above=True), Range(0, 1)  # float32 holds 1e30 times a batch
 SEED = Range(0, 2**32 - 1)
 SHOWN = 60  # characters of a wrong value
 LENGTH = Range(0, 10**7, above=True)  # of a training or a batch
