@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-LONGEST, BITS, SPARE, DEEPEST, FEW, PROTOCOL = 1 << 24, 128, 64 << 20, 50, 10000, 5
-PLACE, ENTRY, VALUE = 9, 48, 160  # bytes of a step or reference, of half an entry of a dict, of what a call makes
+import numpy as np
+
+LONGEST, BITS, SPARE, DEEPEST, FEW, PROTOCOL = 1 << 24, 128, 56 << 20, 50, 10000, 5
+PLACE, ENTRY, VALUE = 9, 48, 160  # bytes of a step or reference, of half an entry of a dict, of what a call makes at least
 Call = Callable[..., Any]
 Known = Mapping[tuple[str, str], Call | None]
 
@@ -92,6 +94,12 @@ class Unpickling:
         if type(value) is int and value.bit_length() > BITS:
             raise Refused(f"holds a number of {value.bit_length()} bits")
         self.spend(0 if type(value) is int and value < 257 else sys.getsizeof(value))
+        self.stack.append(value)
+
+    def push_made(self, value: Any) -> None:
+        """What a call gave: an array counts whole, even where it only looks at bytes that other arrays look at too; what is kept
+        outside of the pickle is counted by who reads it."""
+        self.spend(VALUE + (value.nbytes if isinstance(value, np.ndarray) else sys.getsizeof(value)))
         self.stack.append(value)
 
     def pop(self) -> Any:
@@ -171,18 +179,16 @@ class Unpickling:
         call = self.known.get((what.module, what.name)) if isinstance(what, Name) else None
         if call is None or type(arguments) is not tuple:
             raise Refused(f"calls {what if isinstance(what, Name) else 'what is no function'}")
-        self.spend(VALUE)
-        self.stack.append(call(*arguments))
+        self.push_made(call(*arguments))
 
     def build(self) -> None:
         state, what = self.pop(), self.pop()
         if isinstance(what, Unfinished):
-            self.spend(VALUE)
             value = what.finish(state)
             for place in self.waiting.pop(id(what), ()):
                 if self.memo[place] is what:
                     self.memo[place] = value
-            self.stack.append(value)
+            self.push_made(value)
         elif type(what) is dict:  # attributes of an ordered dict, which nobody looks at
             self.stack.append(what)
         else:
@@ -191,8 +197,7 @@ class Unpickling:
     def refer(self) -> None:
         if self.persistent is None:
             raise Refused("refers to an object outside of it")
-        self.spend(VALUE)
-        self.stack.append(self.persistent(self.pop()))
+        self.push_made(self.persistent(self.pop()))
 
 
 def _text(file: BinaryIO) -> str:

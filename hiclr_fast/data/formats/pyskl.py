@@ -46,8 +46,9 @@ class Annotations:
                 if self.split is not None and self.split.setdefault(name, split) != split:
                     raise InputError(f"{path}: {name[:80]} is in both {train!r} and {val!r}; choose splits that do not overlap")
         points = [one.get("keypoint") if isinstance(one, dict) else None for one in self.annotations]
-        for what, values in (("annotation", self.annotations), ("keypoint", [p for p in points if isinstance(p, np.ndarray)])):
-            if len({id(value) for value in values}) < len(values):
+        places = [p.ctypes.data for p in points if isinstance(p, np.ndarray)]  # of their bytes, which other arrays may share
+        for what, values in (("annotation", [id(one) for one in self.annotations]), ("keypoint", places)):
+            if len(set(values)) < len(values):
                 raise InputError(f"{path}: the same {what} stands for several samples; each has its own in pyskl's files")
 
     def __len__(self) -> int:
