@@ -1,7 +1,6 @@
 """Writes a packed dataset: rows stream through, the folder is whole or absent."""
 
 import csv
-import glob
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from hiclr_fast.data.packed.dataset import FORMAT, VERSION, Split, check_labels, check_values, chunks
 from hiclr_fast.errors import InputError, os_sentence, writing
 from hiclr_fast.files.archives import sha256
-from hiclr_fast.files.atomic import new_folder
+from hiclr_fast.files.atomic import left_over, new_folder
 from hiclr_fast.skeletons import METRES, Layout, Space
 
 SHARD = 1 << 30  # bytes of one row file
@@ -40,7 +39,7 @@ def exclusive(out: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {os_sentence(error, out)}") from None
     try:
         _must_be_new(out)  # another process may have finished it meanwhile
-        for left in out.parent.glob(f".{glob.escape(out.stem)}.*tmp{glob.escape(out.suffix)}"):  # of processes that were killed
+        for left in left_over(out):
             shutil.rmtree(left, ignore_errors=True)
         with writing(out):
             yield out
