@@ -66,10 +66,13 @@ def test_what_is_no_data(tmp_path, case):
     assert time.monotonic() - began < 30 and len(str(found.value)) < 400
 
 
+FROMBUFFER = np.arange(2).__reduce_ex__(5)[0]
+
+
 class Call:
     """Pickled, it stands for a call; its arguments are written once, however many calls have them."""
 
-    def __init__(self, arguments: tuple, what=np.arange(2).__reduce_ex__(5)[0]):  # _frombuffer
+    def __init__(self, arguments: tuple, what=FROMBUFFER):
         self.what, self.arguments = what, arguments
 
     def __reduce__(self):
