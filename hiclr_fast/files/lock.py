@@ -16,7 +16,8 @@ NAME = "in_use.lock"
 class Lock:
     """Held from its making until `release`, the end of the process, or the end of the `with` that it opens.
 
-    folder: made where it is not there, and then removed again if nothing came into it; the lock is the file `in_use.lock` in it, which moves along when the folder is renamed.
+    folder: made where it is not there, and then removed again if nothing came into it; the lock is the file `in_use.lock` in it,
+    which moves along when the folder is renamed.
     InputError that names the holder when another process has it. What killed processes left half written in it is removed.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hiclr_fast.data.formats.ntu import NAME
 from hiclr_fast.data.formats.official import MOST_CLASSES
-from hiclr_fast.data.formats.recording import Recording
+from hiclr_fast.data.formats.recording import Recording, check_length
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.pickles import load_plain_pickle
 
@@ -80,6 +80,7 @@ class Annotations:
             raise InputError(f"{where}: keypoint is no float array (bodies, frames, joints, 2 or 3)")
         if min(points.shape) < 1:
             raise InputError(f"{where}: keypoint {points.shape} is empty")
+        check_length(points.shape[1], where)
         score, image = self._score(one, points, where), self._image(one, where)
         kept = np.arange(min(len(points), BODIES))
         if score is not None and len(points) > BODIES:

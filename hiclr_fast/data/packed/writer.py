@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -20,6 +21,7 @@ from hiclr_fast.files.atomic import left_over, new_folder
 from hiclr_fast.skeletons import METRES, Layout, Space
 
 SHARD = 1 << 30  # bytes of one row file
+MOST_ID = np.iinfo(np.int32).max  # of a subject or a view
 MAX_SHARDS = 256  # all stay open while a set is read
 
 
@@ -77,6 +79,8 @@ def write_packed(
         if len(data) == 0:
             raise InputError(f"{source}: the {split} split would be empty; check the split option")
         check_labels(data.label, len(classes), f"{source} {split}")
+        for name, subject, view in zip(data.name.tolist(), data.subject.tolist(), data.view.tolist(), strict=True):
+            check_ids(subject, view, f"{source} {split}: sample {name}")
     with nullcontext(Path(out)) if locked else exclusive(out) as out, new_folder(out) as temporary:
         meta = _write_files(temporary, splits, source, shard_bytes, report)
         meta |= {
@@ -88,6 +92,13 @@ def write_packed(
             "preprocessing": preprocessing,
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def check_ids(subject: Any, view: Any, where: str) -> None:
+    """InputError where a number is none that a packed set holds; subjects may be names."""
+    for what, value in (("subject", subject), ("view", view)):
+        if not isinstance(value, str) and not -1 <= value <= MOST_ID:
+            raise InputError(f"{where} has {what} {value}, expected 0 to {MOST_ID}, or -1 where it is unknown")
 
 
 def _write_files(folder: Path, splits: dict[str, Split], source: str, shard_bytes: int, report: Sequence) -> dict:
