@@ -1,11 +1,14 @@
 """Recordings, tables and settings of `prepare` that no packed set can hold: one sentence, before anything is written."""
 
+import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fuzz_inputs import peak
-from helpers import split
+from helpers import packed, split
 from test_hostile_files import HONEST, refuses
 
 from hiclr_fast.data.convert import Conversion
@@ -17,7 +20,10 @@ from hiclr_fast.data.packed.writer import write_packed
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
-from hiclr_fast.skeletons import LAYOUTS
+from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.settings import update
+from hiclr_fast.pretraining.config import PretrainConfig
+from hiclr_fast.skeletons import LAYOUTS, Layout
 
 HOW, ONE = Preprocess(frames=8, rotate="auto", gaps="auto", unit="auto", scale="auto"), Conversion(workers=1)
 
@@ -135,3 +141,34 @@ def test_small_archives_may_hold_little(tmp_path):
     assert (tmp_path / "x.npz").stat().st_size < 10_000 and read_npz(tmp_path / "x.npz")["label"].shape == (10**6,)
     np.savez_compressed(tmp_path / "c.npz", frames=np.zeros((1000, 25, 3, 2), np.float32))
     assert load_clip(tmp_path / "c.npz")["frames"].shape == (1000, 25, 3, 2)
+
+
+def test_halves_of_characters(tmp_path):
+    """JSON, YAML, pickles and arrays can spell them; what is read could not be printed or written."""
+    half = "\ud800x"
+    with pytest.raises(InputError, match=r"a: out is '\\ud800x', expected a path"):
+        update(PretrainConfig(), {"out": half}, "a")
+    assert update(PretrainConfig(), {"out": "\udcff"}, "a").out == Path("\udcff")  # a byte of a file name
+    np.savez(tmp_path / "x.npz", name=np.array(["a", half]))
+    refuses(read_npz, tmp_path / "x.npz", "characters that do not exist")
+    np.savez(tmp_path / "x.npz", name=np.array(["\ud7ff\ue000\U0001f600"]))
+    assert read_npz(tmp_path / "x.npz")["name"] == "\ud7ff\ue000\U0001f600"
+    where = r"layout .*: '.*\\ud800x' holds halves of characters"
+    for values in ({"name": half}, {"joint_names": ["a", half]}, {"parts": {half: [0, 1]}}):
+        with pytest.raises(InputError, match=where) as said:
+            Layout.from_dict({"parents": [0, 0]} | values, "f")
+        assert said.value.args[0].encode()
+    packed(tmp_path / "set")
+    meta = json.loads((tmp_path / "set" / "meta.json").read_text())
+    meta["layout"]["name"] = half
+    (tmp_path / "set" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(InputError, match="holds halves of characters"):
+        open_packed(tmp_path / "set")
+    data = split(3)
+    bad = ["a", "b", half]
+    for names, classes, subjects in ((bad, "abc", ""), ("abc", bad, ""), ("abc", "abc", bad)):
+        one, how = replace(data, name=np.array(list(names))), dict(source="s", preprocessing={}, subjects=subjects)
+        with pytest.raises(InputError, match=r"the name '\\ud800x' of a (sample|class|subject) holds halves of characters"):
+            write_packed(tmp_path / "new", {"train": one}, LAYOUTS["ntu25"], classes, **how)
+    write_text(tmp_path / "t.txt", half)
+    assert (tmp_path / "t.txt").read_text() == r"\ud800x" and not (tmp_path / "new").exists()

@@ -24,7 +24,7 @@ EXPANSION, SPARE = 32, 8 << 20  # real recordings, compressed, unpack to 2 to 20
 MOST = 1 << 40  # items of an array, a dimension of length 0 counted as 1
 CHUNK = 1 << 20  # bytes unpacked at a time
 DIRECTORY = 1 << 21  # bytes; 10000 members take half of it
-LAST_CHARACTER = 0x10FFFF  # of Unicode
+LAST_CHARACTER, HALVES = 0x10FFFF, (0xD800, 0xDFFF)  # of Unicode; halves of a pair of UTF-16, which are no characters
 UNREADABLE = (
     *(ValueError, OSError, EOFError, LookupError, TypeError, AttributeError, SyntaxError, MemoryError, OverflowError),
     *(RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -148,7 +148,17 @@ def plain_array(content: bytes | bytearray, dtype: np.dtype, shape: tuple, fortr
     if items == 0:
         return np.empty(shape, dtype)
     flat = np.frombuffer(content, dtype, offset=start)
-    if dtype.kind == "U" and np.frombuffer(content, f"{dtype.str[0]}u4", offset=start).max() > LAST_CHARACTER:
+    if dtype.kind == "U" and not _are_characters(np.frombuffer(content, f"{dtype.str[0]}u4", offset=start)):
         raise ValueError("text with characters that do not exist")
     flat = flat if flat.flags.aligned else flat.copy()
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _are_characters(codes: np.ndarray) -> bool:
+    low, high = HALVES
+    return codes.max() <= LAST_CHARACTER and (codes.max() < low or not ((codes >= low) & (codes <= high)).any())
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8. JSON, pickles and file names can spell halves of characters, which cannot."""
+    return text.isascii() or not any(HALVES[0] <= ord(character) <= HALVES[1] for character in text)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import FORMAT, VERSION, Split, check_labels, check_values, chunks
 from hiclr_fast.errors import InputError, os_sentence, writing
-from hiclr_fast.files.archives import sha256
+from hiclr_fast.files.archives import is_text, sha256
 from hiclr_fast.files.atomic import left_over, new_folder
 from hiclr_fast.skeletons import METRES, Layout, Space
 
@@ -81,6 +81,10 @@ def write_packed(
         check_labels(data.label, len(classes), f"{source} {split}")
         for name, subject, view in zip(data.name.tolist(), data.subject.tolist(), data.view.tolist(), strict=True):
             check_ids(subject, view, f"{source} {split}: sample {name}")
+            _check_text(name, "sample", source)
+    for what, names in (("class", classes), ("subject", subjects)):
+        for name in names:
+            _check_text(name, what, source)
     with nullcontext(Path(out)) if locked else exclusive(out) as out, new_folder(out) as temporary:
         meta = _write_files(temporary, splits, source, shard_bytes, report)
         meta |= {
@@ -99,6 +103,11 @@ def check_ids(subject: Any, view: Any, where: str) -> None:
     for what, value in (("subject", subject), ("view", view)):
         if not isinstance(value, str) and not -1 <= value <= MOST_ID:
             raise InputError(f"{where} has {what} {value}, expected 0 to {MOST_ID}, or -1 where it is unknown")
+
+
+def _check_text(name: str, what: str, source: str) -> None:
+    if not is_text(name):
+        raise InputError(f"{source}: the name {name[:80]!r} of a {what} holds halves of characters; rename it")
 
 
 def _write_files(folder: Path, splits: dict[str, Split], source: str, shard_bytes: int, report: Sequence) -> dict:
