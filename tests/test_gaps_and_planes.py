@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from own_data import COCO, HEIGHT, WIDTH
 
-from hiclr_fast.data.gaps import fill_gaps
+from hiclr_fast.data.gaps import Filled
 from hiclr_fast.data.prepare import AUTO
 from hiclr_fast.data.preprocess import Preprocess, body_size, preprocess
 from hiclr_fast.errors import InputError
@@ -16,17 +16,23 @@ NTU = LAYOUTS["ntu25"]
 FLAT = Preprocess(frames=20, rotate="none", gaps="keep", scale="body")
 
 
+def filled(*recording):
+    """(every frame, note)."""
+    found = Filled(*recording)
+    return found.rows(np.arange(found.length))[0], found.note
+
+
 def test_gaps_are_filled_joint_by_joint():
     x = np.arange(10.0)[:, None, None, None] + np.ones((10, 25, 3, 2))
     x[4:6, 7, :, 0], x[3, :, :, 1], x[0, 2, :, 0] = 0, 0, 0
-    full, _, note = fill_gaps(x, NTU)
+    full, note = filled(x, NTU)
     np.testing.assert_allclose(full[:, 7, 0, 0], np.arange(10) + 1)
     np.testing.assert_allclose(full[3, :, 0, 1], 4)
     assert full[0, 2, 0, 0] == 2  # where it was first seen
     assert note == "body 1: 2 joints missing at times, interpolated; body 2: 1 of 10 frames without it, interpolated"
     x = np.random.default_rng(0).normal(size=(6, 25, 3, 1))
     x -= x[:, 20:21]  # a joint that is always at 0 is the centre, no gap
-    same, _, note = fill_gaps(x, NTU)
+    same, note = filled(x, NTU)
     np.testing.assert_array_equal(same, x)
     assert note == ""
 
@@ -35,7 +41,7 @@ def test_scores_fill_gaps_and_a_joint_that_was_never_seen_is_at_its_parent():
     rng = np.random.default_rng(0)
     x, score = rng.uniform(100, 900, (8, 17, 2, 1)), np.full((8, 17, 1), 0.9)
     score[3, 9], score[:, 15], score[:, 13] = 0.1, 0.0, 0.1
-    full, _, note = fill_gaps(x, COCO, score, 0.3)
+    full, note = filled(x, COCO, score, 0.3)
     np.testing.assert_allclose(full[3, 9], (x[2, 9] + x[4, 9]) / 2)
     np.testing.assert_array_equal(full[:, 15], x[:, 11])  # ankle -> knee -> hip
     assert note == "body 1: 1 joints missing at times, interpolated; 2 joints never seen, put where their parents are"

@@ -24,6 +24,7 @@ from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.json_files import read_json, read_json_lines
+from hiclr_fast.files.tensors import load_tensors
 from hiclr_fast.files.yaml_files import dump_yaml, read_yaml
 from hiclr_fast.pretraining.config import load_yaml
 
@@ -55,6 +56,17 @@ def test_members_that_unpack_without_bound(tmp_path, method):
     refuses(read_npz, file, "claim to unpack to|neither stored nor deflated")
     small = npz(tmp_path / "y.npz", "{'descr': '|u1', 'fortran_order': False, 'shape': (9,)}", bytes(9), method)
     refuses(read_npz, small, "neither stored nor deflated")
+
+
+@pytest.mark.parametrize(("read", "head"), [(read_npz, b""), (load_tensors, b"PK\x03\x04")])
+def test_a_directory_of_many_members(tmp_path, read, head):
+    """It is read before any member; its end claims that there is none."""
+    entry = struct.pack("<I6H3I5H2I", 0x02014B50, 20, 20, 0, 0, 0, 33, 0, 0, 0, 4, *[0] * 6) + b"name"
+    end = struct.pack("<I4H2IH", 0x06054B50, 0, 0, 0, 0, 400_000 * len(entry), len(head), 0)
+    (tmp_path / "x.zip").write_bytes(head + 400_000 * entry + end)
+    refuses(read, tmp_path / "x.zip", "a directory of 20000000 bytes")
+    np.savez(tmp_path / "x.npz", **{f"an_array_{i}": np.arange(2) for i in range(10_000)})
+    assert len(read_npz(tmp_path / "x.npz")) == 10_000
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Pickles that lie about what they hold: each is refused in one sentence, quickly, and nothing in it is built or run."""
 
+import _codecs
 import pickle
 import time
 
 import numpy as np
 import pytest
 from fuzz_structures import deep, dtype_of, int_of, name_of, text_of, tuple_of
+from test_hostile_files import refuses
 
 from hiclr_fast.data.formats.official import load_labels
 from hiclr_fast.data.formats.pyskl import Annotations
@@ -64,6 +66,43 @@ def test_what_is_no_data(tmp_path, case):
     assert time.monotonic() - began < 30 and len(str(found.value)) < 400
 
 
+FROMBUFFER = np.arange(2).__reduce_ex__(5)[0]
+
+
+class Call:
+    """Pickled, it stands for a call; its arguments are written once, however many calls have them."""
+
+    def __init__(self, arguments: tuple, what=FROMBUFFER):
+        self.what, self.arguments = what, arguments
+
+    def __reduce__(self):
+        return self.what, self.arguments
+
+
+ALIKE = [None] * 200_000
+BOMBS = {
+    "text": Call(("a" * 10**6, "latin1"), _codecs.encode),
+    "lists": Call((ALIKE, np.dtype(object), (len(ALIKE),), "C")),
+    "words": Call((np.dtype("S999999"), b"a" * 999_999), np.float32(1).__reduce__()[0]),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_calls_that_make_far_more_than_the_file(tmp_path, case):
+    """Each used to take over a gigabyte."""
+    calls = [Call(BOMBS[case].arguments, BOMBS[case].what) for _ in range(1500)]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(calls, 4))
+    refuses(load_plain_pickle, tmp_path / "x.pkl", "far more of its bytes")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_honest_arrays_of_more_than_every_file_may_make(tmp_path, protocol):
+    x = np.random.default_rng(0).normal(size=(2, 75000, 25, 3)).astype(np.float16)
+    x[1] = 0  # bytes that protocol 2 hardly lengthens
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(list(x.reshape(100, 1500, 25, 3)), protocol))
+    np.testing.assert_array_equal(load_plain_pickle(tmp_path / "x.pkl"), x.reshape(100, 1500, 25, 3))
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_what_pickles_of_data_hold(tmp_path, protocol):
     x = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
@@ -109,7 +148,9 @@ def test_fields_of_pyskl_annotations(tmp_path, change, what):
 
 def test_one_annotation_does_not_stand_for_many(tmp_path):
     one = {"frame_dir": "a", "label": 0, "keypoint": np.ones((1, 4, 25, 3))}
-    for many in ([one] * 1000, [{**one, "frame_dir": str(i)} for i in range(9)]):
+    same = bytes(1200), np.dtype(np.float32), (1, 4, 25, 3), "C"  # two arrays over the same bytes
+    shared = [{**one, "frame_dir": str(i), "keypoint": Call(same)} for i in range(2)]
+    for many in ([one] * 1000, [{**one, "frame_dir": str(i)} for i in range(9)], shared):
         (tmp_path / "p.pkl").write_bytes(pickle.dumps({"split": {"t": ["a"], "v": []}, "annotations": many}))
         with pytest.raises(InputError, match="stands for several samples"):
             Annotations(tmp_path / "p.pkl", "t", "v")

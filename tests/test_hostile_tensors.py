@@ -13,6 +13,7 @@ import torch
 from fuzz_structures import deep
 from helpers import packed, tiny
 from safetensors.torch import save_file
+from test_hostile_files import refuses
 
 from hiclr_fast.data.packed.dataset import open_packed
 from hiclr_fast.errors import InputError
@@ -222,3 +223,15 @@ def test_members_that_overlap_or_are_compressed(tmp_path):
                 load_tensors(tmp_path / "c.pt")
         else:
             assert load_tensors(tmp_path / "c.pt") == {}
+
+
+def test_a_header_of_many_empty_tensors(tmp_path):
+    """4 MB of header took 100 MB, and 20 MB half a gigabyte."""
+    one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    for tensors, end in ((360_000, "at most 2097152 are read"), (30_000, None)):
+        header = json.dumps(dict.fromkeys(map("{:x}".format, range(tensors)), one), separators=(",", ":")).encode()
+        (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+        if end:
+            refuses(load_weights_file, tmp_path / "x.safetensors", end)
+        else:
+            assert len(load_weights_file(tmp_path / "x.safetensors")[0]) == tensors

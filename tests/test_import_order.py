@@ -14,6 +14,7 @@ ROOMS = (  # a module belongs to the longest name that it begins with
     "hiclr_fast.machine",
     "hiclr_fast.distributed",
     "hiclr_fast.data.gaps",
+    "hiclr_fast.data.geometry",
     "hiclr_fast.data.preprocess",
     "hiclr_fast.data.packed",
     "hiclr_fast.data.labels",

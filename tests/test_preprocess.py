@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hiclr_fast.data.gaps import fill_gaps
-from hiclr_fast.data.preprocess import Preprocess, preprocess, resize_frames, rotation_angles
+from hiclr_fast.data.gaps import Filled
+from hiclr_fast.data.geometry import resize_frames, rotation_angles
+from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS
 
@@ -28,8 +29,9 @@ def test_official_chain(golden, i):
 def test_gap_cuts_the_tail_or_is_interpolated(golden):
     g = golden("preprocess")
     x = raw(g, 3)  # 143 frames, 60 to 64 are zero
-    kept, _, note = fill_gaps(x.astype(np.float64), NTU)
-    assert note == "body 1: 5 of 143 frames without it, interpolated"
+    filled = Filled(x, NTU)
+    kept, _ = filled.rows(np.arange(filled.length))
+    assert filled.note == "body 1: 5 of 143 frames without it, interpolated"
     assert len(kept) == 143 and g["length"][3] == 138
     np.testing.assert_allclose(kept[62], (x[59] + x[65]) / 2, atol=1e-6)
     np.testing.assert_allclose(kept[59], x[59], atol=1e-6)

@@ -13,6 +13,7 @@ import torch
 from helpers import packed, tiny
 
 from hiclr_fast.data.packed.dataset import open_packed
+from hiclr_fast.data.packed.writer import exclusive
 from hiclr_fast.distributed import Ranks
 from hiclr_fast.errors import InputError, run_script
 from hiclr_fast.files.atomic import new_folder, write_text
@@ -46,7 +47,7 @@ def test_another_process_is_named_and_its_end_frees_the_folder(tmp_path):
     other.communicate()
     with Lock(tmp_path / "a"):
         assert not (tmp_path / "a" / ".x.99999.tmp.pt").exists()
-    assert not (tmp_path / "a").exists()  # nothing else was in it
+    assert list((tmp_path / "a").iterdir()) == []  # it was there before, so it stays
 
 
 def test_a_run_belongs_to_one_process_until_it_is_finished(tmp_path, data):
@@ -203,6 +204,25 @@ def test_what_a_killed_process_left_goes_when_its_file_is_written_again(tmp_path
         file.write_text("half")
     write_text(tmp_path / "e.txt", "whole")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([others.name, "e.txt"])
+
+
+def test_files_of_others_that_look_temporary_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [tmp_path / f".{name}.{dead.pid}.tmp.y" for name in ("a", "a.x")]
+    theirs = [tmp_path / name for name in (".draft.tmp", ".vault.tmp.bak", ".a.my-tmp.y", f".a.x.{os.getppid()}.tmp.y", "thesis")]
+    for folder in (*left, *theirs):
+        folder.mkdir()
+    with exclusive(tmp_path / "a.y"):
+        assert sorted(tmp_path.glob(".*tmp*")) == sorted([left[1], *theirs[:-1]])
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "new"):
+        for file in (tmp_path / "thesis" / name.name for name in (*left, *theirs)):
+            file.touch()
+        with Lock(tmp_path / "thesis"), Lock(folder):
+            pass
+    assert sorted(p.name for p in (tmp_path / "thesis").iterdir()) == sorted(p.name for p in theirs)
+    assert (tmp_path / "empty").is_dir() and not (tmp_path / "new").exists()
 
 
 def test_an_interrupted_library_that_stumbles_is_a_stop(capsys):

@@ -18,18 +18,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hiclr_fast.data.formats.recording import Recording, repaired
+from hiclr_fast.data.formats.recording import Recording, check_length, repaired
 from hiclr_fast.data.labels import name_classes, numbered, numbers
 from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.data.packed.rows_on_disk import Rows
-from hiclr_fast.data.packed.writer import exclusive, write_packed
+from hiclr_fast.data.packed.writer import check_ids, exclusive, write_packed
 from hiclr_fast.data.preprocess import Preprocess, body_size, preprocess_noted
 from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import read_npz
 from hiclr_fast.files.atomic import write_npz
+from hiclr_fast.files.ranges import Range, check_ranges
 from hiclr_fast.skeletons import Layout
 
 CHUNK = 512  # items between two points where an interrupted run continues
+LARGE = 1e9  # coordinates of a row beyond it are no measurements; their squares overflow in training
 PROBED = 16  # items that are looked at to find out what the coordinates are
 COLUMNS = ("label", "subject", "view", "setup")  # the first two are numbers or names
 Report = list[tuple[str, str, str]]  # (recording, rejected | repaired | filled | cut, reason)
@@ -68,7 +70,12 @@ def row_of(recording: Recording, layout: Layout, how: Preprocess) -> tuple[np.nd
     used."""
     frames, mended = repaired(recording)
     score = None if recording.score is None else np.nan_to_num(recording.score, posinf=0, neginf=0)
-    row, note = preprocess_noted(frames, layout, how, recording.name, score, recording.image)
+    with np.errstate(over="ignore", invalid="ignore"):
+        row, note = preprocess_noted(frames, layout, how, recording.name, score, recording.image)
+        if not np.abs(row).max() <= LARGE:
+            raise InputError(f"{recording.name}: coordinates beyond {LARGE:g}; drop the file, or check its unit")
+    if not row.any():
+        raise InputError(f"{recording.name}: all its joints lie in one point, or never move; drop the file")
     report = [(recording.name, "repaired", mended)] * bool(mended)
     return row, report + [(recording.name, "filled" if how.gaps == "keep" else "cut", note)] * bool(note)
 
@@ -87,6 +94,8 @@ def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how:
         try:
             if _spelled(recording.name) != recording.name:
                 raise InputError(f"{_spelled(recording.name)}: the name is no text; rename the file")
+            check_ids(recording.subject, recording.view, name)
+            check_length(len(recording.frames), name)
             if len(recording.frames) < options.min_frames:
                 raise InputError(f"{name}: {len(recording.frames)} frames, at least {options.min_frames} are wanted")
             if recording.frames.ndim == 4 and (recording.frames.shape[2] == 2) != flat:
@@ -110,11 +119,13 @@ def probe(items: Sequence[Any], read: Callable[[Any], list[Recording]]) -> tuple
     for i in np.unique(np.linspace(0, len(items) - 1, min(PROBED, len(items))).astype(int)):
         try:
             for recording in read(items[i]):
-                flat.append(recording.frames.ndim == 4 and recording.frames.shape[2] == 2)
-                sizes.append(body_size(np.nan_to_num(recording.frames.astype(np.float64))))
+                x = recording.frames
+                flat.append(x.ndim == 4 and x.shape[2] == 2)
+                with np.errstate(over="ignore"):
+                    sizes.append(body_size(x if np.isfinite(x).all() else np.nan_to_num(x)))
         except (InputError, ValueError, IndexError):
             continue  # it is reported when its turn comes
-    sizes = [size for size in sizes if size > 0]
+    sizes = [size for size in sizes if 0 < size <= LARGE]
     return sum(flat) * 2 > len(flat), float(np.median(sizes)) if sizes else 0.0
 
 
@@ -175,6 +186,7 @@ def convert(
     none: the labels that occur, in order. Raises InputError where nothing is left, and with `options.strict` on the first bad
     recording.
     """
+    check_ranges(options, {"workers": Range(0, 1024)}, "--{}")
     flat, size = probe(items, read)
     how = how.settled(flat, layout, size)
     how.check(flat, layout)

@@ -4,18 +4,22 @@ Order and constants: official preprocess_ntu (relative, resize, rotate), checked
 (x, y[, score]) go the same way; instead of being turned they are scaled by the image or by the body.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from hiclr_fast.data.gaps import fill_gaps, leading_frames, present
+from hiclr_fast.data.gaps import Filled, Leading, present
+from hiclr_fast.data.geometry import between_frames, mean_pose, rotation_angles, source_frames, turn
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.ranges import Range, check_ranges
 from hiclr_fast.files.settings import update
 from hiclr_fast.flags import default
 from hiclr_fast.skeletons import Layout, Space
 
+PART = 4096  # frames that are looked at at a time
 PER_METRE = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
@@ -79,8 +83,11 @@ class Preprocess:
         """InputError where the settings do not go with such recordings. flat: they are (x, y)."""
         if self.open:
             raise ValueError(f"{self}: nothing may be left at auto here; see `settled`")
-        if self.frames < 1:
-            raise InputError(f"--frames {self.frames}: expected at least 1")
+        check_ranges(self, {"frames": Range(1, 10**5)}, "--{}")
+        if not math.isfinite(self.min_score):
+            raise InputError(f"--min-score {self.min_score}: expected a finite number")
+        if self.image is not None and not _is_size(self.image):
+            raise InputError(f"--image {self.image[0]} {self.image[1]}: expected a width and a height above 0, finite")
         if flat and (self.rotate != "none" or self.scale == "metres"):
             bad, instead = ("rotate", "none") if self.rotate != "none" else ("scale", "body or image")
             raise InputError(f"--{bad} {getattr(self, bad)}: the recordings are (x, y) in a plane; use --{bad} {instead}")
@@ -94,11 +101,29 @@ class Preprocess:
             raise InputError("--third score: the recordings are (x, y, z) in space, their third channel is z; leave it out")
 
 
+def _is_size(image: tuple[float, float]) -> bool:
+    return all(0 < length < math.inf for length in image)
+
+
 def body_size(x: np.ndarray) -> float:
     """The size of the first body: the longest side of the box around its joints, median over the frames that have it; 0 where
     there are none. x: (F, V, C, M)."""
-    frames = x[present(x)[:, 0], ..., 0]
-    return float(np.median((frames.max(axis=1) - frames.min(axis=1)).max(axis=1))) if len(frames) else 0.0
+    return _size(x[part] for part in _parts(len(x)))
+
+
+def _size(parts: Iterable[np.ndarray]) -> float:
+    """`body_size` of the frames in all parts."""
+    sides = [np.empty(0)]
+    for x in parts:
+        first = x[present(x[..., :1])[:, 0], ..., 0]
+        sides.append((first.max(axis=1) - first.min(axis=1)).max(axis=1))
+    found = np.concatenate(sides[1:] or sides)
+    return float(np.median(found)) if len(found) else 0.0
+
+
+def _parts(length: int) -> list[np.ndarray]:
+    """Numbers of PART frames at a time."""
+    return np.split(np.arange(length), range(PART, length, PART))
 
 
 def unit_of(size: float) -> Literal["m", "cm", "mm"]:
@@ -106,50 +131,17 @@ def unit_of(size: float) -> Literal["m", "cm", "mm"]:
     return "m" if size < 11 else "cm" if size < 350 else "mm"
 
 
-def resize_frames(x: np.ndarray, frames: int) -> np.ndarray:
-    """Linear interpolation along frames as cv2.resize INTER_LINEAR does it: source (i + 0.5) * F / T - 0.5, clamped,
-    no smoothing. x: (F, ...) -> (T, ...) float64."""
-    source = np.clip((np.arange(frames) + 0.5) * len(x) / frames - 0.5, 0, len(x) - 1)
-    low = np.floor(source).astype(int)
-    high = np.minimum(low + 1, len(x) - 1)
-    weight = (source - low).reshape(-1, *[1] * (x.ndim - 1))
-    return x[low] * (1 - weight) + x[high] * weight
-
-
-def rotation_angles(x: np.ndarray, shoulders: tuple[int, int], rotate: str) -> np.ndarray:
-    """(T, M) radians. arccos(vx / (|v| + 0.0001)) of the horizontal shoulder vector v, one sign a body: negative where
-    the sum of vz over the frames is not negative. x: (T, V, 3, M)."""
-    v = x[:, shoulders[0]] - x[:, shoulders[1]]  # (T, 3, M)
-    if rotate == "first":
-        v = np.broadcast_to(v[:1], v.shape)
-    theta = np.arccos(v[:, 0] / (np.hypot(v[:, 0], v[:, 2]) + 0.0001))
-    return np.where(v[:, 2].sum(axis=0) >= 0, -theta, theta)
-
-
-def turn(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Rotation about the vertical (y) axis. x: (T, V, 3, M), theta: (T, M)."""
-    c, s = np.cos(theta)[:, None], np.sin(theta)[:, None]
-    return np.stack([c * x[:, :, 0] - s * x[:, :, 2], x[:, :, 1], s * x[:, :, 0] + c * x[:, :, 2]], axis=2)
-
-
-def mean_pose(x: np.ndarray) -> np.ndarray:
-    """(T, V, 3, M): each body's mean over the frames that have it, zero in the others. x: (T, V, 3, M)."""
-    there = present(x)[:, None, None]
-    return there * (x.sum(0) / np.maximum(1, there.sum(0)))
-
-
-def scaled(x: np.ndarray, how: Preprocess, image: tuple[float, float] | None, where: str) -> np.ndarray:
-    """Coordinates in the unit of the result, y up. x: (F, V, C, M) float64; absent bodies stay zero."""
+def scaled(x: np.ndarray, how: Preprocess, image: tuple[float, float] | None, size: float, where: str) -> np.ndarray:
+    """Coordinates in the unit of the result, y up. x: (F, V, C, M) float64; absent bodies stay zero. size: of the body."""
     there = present(x)[:, None, None]
     if how.unit != "m" and x.shape[2] == 3:
         x = x * PER_METRE[how.unit]
     if how.scale == "image":
-        size = image or how.image
-        if size is None or not min(size) > 0:
+        shape = image or how.image
+        if shape is None or not _is_size(shape):
             raise InputError(f"{where}: the size of its image is not known; give --image WIDTH HEIGHT, or use --scale body")
-        x = (x - np.array(size).reshape(2, 1) / 2) / (max(size) / 2)
+        x = (x - np.array(shape).reshape(2, 1) / 2) / (max(shape) / 2)
     elif how.scale == "body":
-        size = body_size(x)
         if not size > 0:
             raise InputError(f"{where}: all joints lie in one point, so the body has no size; drop this sequence")
         x = x / size
@@ -198,28 +190,31 @@ def preprocess_noted(
     checked(x, layout, score, where)
     flat = x.shape[2] == 2
     how.check(flat, layout)
-    x, score, note = x.astype(np.float64), None if score is None else score.astype(np.float64), ""
-    if how.gaps == "keep":
-        x, score, note = fill_gaps(x, layout, score, how.min_score)
-    elif (kept := leading_frames(x)) < len(x):
-        note = f"{len(x) - kept} of {len(x)} frames have no first body: the first {kept} frames are kept"
-        x, score = x[:kept], None if score is None else score[:kept]
-    if len(x) == 0:
+    source = Filled(x, layout, score, how.min_score) if how.gaps == "keep" else Leading(x, score)
+    if source.length == 0:
         raise InputError(f"{where}: the first body is zero in every frame; drop this sequence")
+    size = 0.0
+    if how.scale == "body":
+        unit = 1.0 if flat else PER_METRE[how.unit]
+        size = _size(source.rows(part)[0] * unit for part in _parts(source.length))
+    low, high, weight = source_frames(source.length, how.frames)
+    used, place = np.unique(np.concatenate([[0], low, high]), return_inverse=True)
+    x, score = source.rows(used)  # float64; no other frames are looked at
+    between = place[1 : how.frames + 1], place[how.frames + 1 :], weight
     if flat or how.scale != "metres" or how.unit != "m":
-        x = scaled(x, how, image, where)
+        x = scaled(x, how, image, size, where)
     there = present(x)
     if how.center in ("frame", "pose"):
         x = x - x[:, layout.center : layout.center + 1]
     elif how.center == "first":
         x = np.where(there[:, None, None], x - x[:1, layout.center : layout.center + 1, :, :1], 0)
-    x = resize_frames(x, how.frames).astype(np.float32).astype(np.float64)
+    x = between_frames(x, *between).astype(np.float32).astype(np.float64)
     if flat:
         seen = there[:, None] * (1.0 if score is None else score) if how.third == "score" else np.zeros((len(there), 1, 1))
-        third = np.broadcast_to(resize_frames(seen, how.frames), (how.frames, x.shape[1], x.shape[3]))
+        third = np.broadcast_to(between_frames(seen, *between), (how.frames, x.shape[1], x.shape[3]))
         x = np.concatenate([x, third[:, :, None]], axis=2)
     elif how.rotate != "none":
         x = turn(x, rotation_angles(x, layout.shoulders, how.rotate))
     if how.center == "pose":
         x[:, :, : 2 if flat else 3] -= mean_pose(x)[:, :, : 2 if flat else 3]
-    return np.ascontiguousarray(x.transpose(2, 0, 1, 3), dtype=np.float32), note
+    return np.ascontiguousarray(x.transpose(2, 0, 1, 3), dtype=np.float32), source.note

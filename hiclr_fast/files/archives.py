@@ -1,7 +1,8 @@
 """Regular files, .npy and .npz that somebody else may have written or cut.
 
 Limits: an .npz unpacks to at most EXPANSION times its size and SPARE bytes more, its members are stored or deflated (others
-unpack without bound); an array holds booleans, numbers or text, exactly as many bytes as its header says, at most MOST items.
+unpack without bound), its directory has at most DIRECTORY bytes; an array holds booleans, numbers or text, exactly as many bytes
+as its header says, at most MOST items.
 """
 
 import hashlib
@@ -19,10 +20,11 @@ import numpy as np
 
 from hiclr_fast.errors import InputError
 
-EXPANSION, SPARE = 32, 64 << 20  # real recordings, compressed, unpack to 2 to 20 times their size
+EXPANSION, SPARE = 32, 8 << 20  # real recordings, compressed, unpack to 2 to 20 times their size; small ones may be all zeros
 MOST = 1 << 40  # items of an array, a dimension of length 0 counted as 1
 CHUNK = 1 << 20  # bytes unpacked at a time
-LAST_CHARACTER = 0x10FFFF  # of Unicode
+DIRECTORY = 1 << 21  # bytes; 10000 members take half of it
+LAST_CHARACTER, HALVES = 0x10FFFF, (0xD800, 0xDFFF)  # of Unicode; halves of a pair of UTF-16, which are no characters
 UNREADABLE = (
     *(ValueError, OSError, EOFError, LookupError, TypeError, AttributeError, SyntaxError, MemoryError, OverflowError),
     *(RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -67,10 +69,24 @@ def reason_of(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
+class _Zipped(io.BufferedReader):
+    """A file whose directory is not read where it claims to be large; nothing else of a zip is read in one piece of that size."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > DIRECTORY:
+            raise zipfile.BadZipFile(f"a directory of {size} bytes")
+        return super().read(size)
+
+
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """What `open_regular` gave, as a zip; BadZipFile where it is none, or its directory has more than DIRECTORY bytes."""
+    return zipfile.ZipFile(_Zipped(file))
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Every array of an .npz; never unpickles. InputError on anything beyond the limits of this module."""
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with open_regular(path) as file, open_zip(file) as archive:
             claimed, size = sum(member.file_size for member in archive.infolist()), os.fstat(file.fileno()).st_size
             if claimed > EXPANSION * size + SPARE:
                 raise InputError(f"{path}: {size} bytes that claim to unpack to {claimed}; save it with np.savez")
@@ -132,7 +148,17 @@ def plain_array(content: bytes | bytearray, dtype: np.dtype, shape: tuple, fortr
     if items == 0:
         return np.empty(shape, dtype)
     flat = np.frombuffer(content, dtype, offset=start)
-    if dtype.kind == "U" and np.frombuffer(content, f"{dtype.str[0]}u4", offset=start).max() > LAST_CHARACTER:
+    if dtype.kind == "U" and not _are_characters(np.frombuffer(content, f"{dtype.str[0]}u4", offset=start)):
         raise ValueError("text with characters that do not exist")
     flat = flat if flat.flags.aligned else flat.copy()
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _are_characters(codes: np.ndarray) -> bool:
+    low, high = HALVES
+    return codes.max() <= LAST_CHARACTER and (codes.max() < low or not ((codes >= low) & (codes <= high)).any())
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8. JSON, pickles and file names can spell halves of characters, which cannot."""
+    return text.isascii() or not any(HALVES[0] <= ord(character) <= HALVES[1] for character in text)

@@ -1,8 +1,8 @@
 """Files that are whole or absent: written under a temporary name beside their place, then renamed into it. What the system
 refuses meanwhile is an InputError about that place; the temporary file goes, and what stood there stays."""
 
-import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,20 +18,30 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
-def _remove_of_the_dead(path: Path) -> None:
-    """Removes what killed processes of this machine have left of earlier attempts to write `path`."""
-    if os.name != "posix":  # elsewhere a process cannot be asked whether it lives
-        return
-    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}"):
-        pid = left.name.removesuffix(f".tmp{path.suffix}").rpartition(".")[2]
-        if pid.isdigit():
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                with suppress(OSError):
-                    left.unlink()
-            except (OSError, OverflowError):
-                pass
+def left_over(path: Path) -> list[Path]:
+    """Temporary files and folders of `path` that processes of this machine left when they were killed; nobody else's files. One
+    with this process's number is of an earlier process that had it (in a container most have the same)."""
+    own = temporary_name(path)
+    return [own] * os.path.lexists(own) + _left_over(path.parent, re.escape(path.stem), re.escape(path.suffix))
+
+
+def _left_over(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """Temporary files of the dead, for stems and suffixes that fit the patterns."""
+    name = re.compile(rf"\.{stem}\.(\d+)\.tmp{suffix}", re.DOTALL)
+    with suppress(OSError):  # the folder is not there, or cannot be read
+        return [left for left in folder.iterdir() if (named := name.fullmatch(left.name)) and _is_dead(int(named[1]))]
+    return []
+
+
+def _is_dead(pid: int) -> bool:
+    if os.name == "posix" and pid > 0:  # elsewhere a process cannot be asked whether it lives
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+    return False
 
 
 @contextmanager
@@ -40,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
     disk and takes the place of `path`; when it fails, it is removed and `path` stays as it was."""
     path = Path(path)
     temporary = temporary_name(path)
-    _remove_of_the_dead(path)
+    _remove(left_over(path))
     try:
         with writing(path):
             yield temporary
@@ -75,7 +85,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -85,10 +95,14 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Removes temporary files of processes that were killed. Only for who holds the lock of `folder`."""
-    for left in Path(folder).glob(".*.tmp*"):
+    """Removes what killed processes left half written of any file in it. Only for who holds the lock of `folder`."""
+    _remove(_left_over(Path(folder), ".+", r"(\.[^.]*)?"))
+
+
+def _remove(files: list[Path]) -> None:
+    for file in files:
         with suppress(OSError):
-            left.unlink()
+            file.unlink()
 
 
 def new_file(path: Path | None, endings: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ NAME = "in_use.lock"
 class Lock:
     """Held from its making until `release`, the end of the process, or the end of the `with` that it opens.
 
-    folder: made where it is not there; the lock is the file `in_use.lock` in it, which moves along when the folder is renamed.
+    folder: made where it is not there, and then removed again if nothing came into it; the lock is the file `in_use.lock` in it,
+    which moves along when the folder is renamed.
     InputError that names the holder when another process has it. What killed processes left half written in it is removed.
     """
 
@@ -25,6 +26,7 @@ class Lock:
         file = self.folder / NAME
         self._lock = FileLock(file, thread_local=False)
         try:
+            self._made = not self.folder.is_dir()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -36,14 +38,15 @@ class Lock:
         remove_left_over(self.folder)
 
     def release(self) -> None:
-        """Takes the file away too, and the folder where nothing else is in it."""
+        """Takes the file away too, and the folder that was made for it where nothing else is in it."""
         if not self._lock.is_locked:
             return
         with suppress(OSError):  # where it cannot be removed, the next one takes it over
             (self.folder / NAME).unlink()
         self._lock.release()
-        with suppress(OSError):
-            self.folder.rmdir()
+        if self._made:
+            with suppress(OSError):
+                self.folder.rmdir()
 
     def moved(self, folder: Path) -> None:
         """The folder has another name now."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -34,13 +35,20 @@ def _fits(value: Any, hint: Any) -> Any:
             return tuple(_fits(v, args[0]) for v in value)
         except ValueError as error:
             raise ValueError(f"{error} for each") from None
-    if hint is Path and isinstance(value, str) and "\0" not in value:
+    if hint is Path and isinstance(value, str) and _is_path(value):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ValueError(f"expected {_WORDS.get(hint, hint.__name__)}")
     return value
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _shown(value: Any) -> str:

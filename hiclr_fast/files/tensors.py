@@ -17,6 +17,7 @@ from hiclr_fast.files.atomic import replacing
 from hiclr_fast.files.torch_files import STORAGES, read_torch
 
 MOST_DIMENSIONS = 8  # of a tensor
+LARGEST_HEADER = 1 << 21  # bytes of JSON in front of the tensors; the largest honest ones have some hundred thousand
 DIGEST = "sha256"  # of `digest`, in the metadata of our safetensors
 
 
@@ -79,7 +80,10 @@ def save_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) ->
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(state, facts) of `save_weights`, on CPU, checked. A file without a checksum is one of before there were any."""
-    open_regular(path).close()
+    with open_regular(path) as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > LARGEST_HEADER:
+        raise InputError(f"{path}: its header claims {header} bytes, at most {LARGEST_HEADER} are read; take another copy")
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

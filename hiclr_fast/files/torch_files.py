@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import UNREADABLE, open_regular, read_member, reason_of
+from hiclr_fast.files.archives import UNREADABLE, open_regular, open_zip, read_member, reason_of
 from hiclr_fast.files.pickles import KNOWN
 from hiclr_fast.files.unpickling import Known, Name, Refused, Unpickling
 
@@ -93,7 +93,7 @@ def _tensor(content: bytearray, dtype: torch.dtype) -> Tensor:
 
 class _Zip(_File):
     def load(self) -> Any:
-        with zipfile.ZipFile(self.file) as archive:
+        with open_zip(self.file) as archive:
             members = archive.infolist()
             if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):
                 raise ValueError("compressed members")

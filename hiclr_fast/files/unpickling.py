@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-LONGEST, BITS, SPARE, DEEPEST, FEW, PROTOCOL = 1 << 24, 128, 64 << 20, 50, 10000, 5
-PLACE, ENTRY, VALUE = 9, 48, 160  # bytes of a step or reference, of half an entry of a dict, of what a call makes
+import numpy as np
+
+LONGEST, BITS, SPARE, DEEPEST, FEW, PROTOCOL = 1 << 24, 128, 56 << 20, 50, 10000, 5
+PLACE, ENTRY, VALUE = 9, 48, 160  # bytes of a step or reference, of half an entry of a dict, of a call beside what it makes
 Call = Callable[..., Any]
 Known = Mapping[tuple[str, str], Call | None]
 
@@ -91,7 +93,8 @@ class Unpickling:
     def push_new(self, value: Any) -> None:
         if type(value) is int and value.bit_length() > BITS:
             raise Refused(f"holds a number of {value.bit_length()} bits")
-        self.spend(0 if type(value) is int and value < 257 else sys.getsizeof(value))
+        made = value.nbytes if isinstance(value, np.ndarray) else sys.getsizeof(value)  # also where it looks at another's bytes
+        self.spend(0 if type(value) is int and value < 257 else made)
         self.stack.append(value)
 
     def pop(self) -> Any:
@@ -172,7 +175,7 @@ class Unpickling:
         if call is None or type(arguments) is not tuple:
             raise Refused(f"calls {what if isinstance(what, Name) else 'what is no function'}")
         self.spend(VALUE)
-        self.stack.append(call(*arguments))
+        self.push_new(call(*arguments))
 
     def build(self) -> None:
         state, what = self.pop(), self.pop()
@@ -182,7 +185,7 @@ class Unpickling:
             for place in self.waiting.pop(id(what), ()):
                 if self.memo[place] is what:
                     self.memo[place] = value
-            self.stack.append(value)
+            self.push_new(value)
         elif type(what) is dict:  # attributes of an ordered dict, which nobody looks at
             self.stack.append(what)
         else:
@@ -192,7 +195,7 @@ class Unpickling:
         if self.persistent is None:
             raise Refused("refers to an object outside of it")
         self.spend(VALUE)
-        self.stack.append(self.persistent(self.pop()))
+        self.push_new(self.persistent(self.pop()))
 
 
 def _text(file: BinaryIO) -> str:
@@ -202,13 +205,12 @@ def _text(file: BinaryIO) -> str:
 
 _NOTHING = object()
 _SHORT = "INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE SHORT_BINBYTES SHORT_BINSTRING STRING"
+_SINGLE = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NAMED: dict[str, Call | None] = {  # opcode -> what it does, with its argument where it has one
     "STOP": None,
     "PROTO": lambda u, number: u.claim(number, PROTOCOL),
     "FRAME": lambda u, n: u.claim(n, u.end - u.file.tell()),
-    "NONE": lambda u: u.stack.append(None),
-    "NEWTRUE": lambda u: u.stack.append(True),
-    "NEWFALSE": lambda u: u.stack.append(False),
+    **{name: lambda u, value=value: u.stack.append(value) for name, value in _SINGLE.items()},
     "LONG4": lambda u: u.long(4, lambda data: int.from_bytes(data, "little", signed=True), most=255),
     "BINBYTES": lambda u: u.long(4, bytes),
     "BINBYTES8": lambda u: u.long(8, bytes),

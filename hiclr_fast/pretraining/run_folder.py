@@ -4,7 +4,6 @@ comparison.json (1-NN of raw coordinates, random and pretrained encoder).
 It is enough to rebuild the model, to resume, and to evaluate.
 """
 
-import glob
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import torch
 
 from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import sha256
-from hiclr_fast.files.atomic import new_folder, write_text
+from hiclr_fast.files.atomic import left_over, new_folder, write_text
 from hiclr_fast.files.json_files import read_json, read_json_lines
 from hiclr_fast.files.lock import Lock
 from hiclr_fast.files.settings import save_yaml
@@ -66,7 +65,7 @@ def create_run(out: Path, config: PretrainConfig, device: torch.device, data_che
 
 def _remove_abandoned(out: Path) -> None:
     """Temporary folders of starts that were killed: old, and their locks are free."""
-    for left in out.parent.glob(f".{glob.escape(out.stem)}.*tmp{glob.escape(out.suffix)}"):
+    for left in left_over(out):
         with suppress(InputError, OSError):
             if time.time() - left.stat().st_mtime > 60:
                 with Lock(left):

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hiclr_fast.errors import InputError
+from hiclr_fast.files.archives import is_text
 
 Parts = tuple[tuple[str, tuple[int, ...]], ...]
 MOST_JOINTS = 1000  # graphs and checks grow with the square of it
@@ -130,6 +131,9 @@ def check(layout: Layout) -> None:
     if not layout.name or not 2 <= v <= MOST_JOINTS or len(layout.joint_names) != v:
         have = f"{len(layout.joint_names)} joint names, {v} parents"
         raise InputError(f"{where}: {have}; expected a name, and as many of each, 2 to {MOST_JOINTS}")
+    wrong = [n for n in (layout.name, *layout.joint_names, *(name for name, _ in layout.parts)) if not is_text(str(n))]
+    if wrong:
+        raise InputError(f"{where}: {str(wrong[0])[:80]!r} holds halves of characters; choose another name")
     twice = [n for i, n in enumerate(layout.joint_names) if n in layout.joint_names[:i]]
     if twice:
         raise InputError(f"{where}: two joints are called {twice[0]!r}; joint names have to differ")

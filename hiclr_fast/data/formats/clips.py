@@ -8,20 +8,25 @@ Table: CSV with a header; `name`, and any of `label`, `subject`, `view` (a numbe
 """
 
 import csv
+import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from hiclr_fast.data.formats.recording import Recording
+from hiclr_fast.data.formats.recording import Recording, check_length
 from hiclr_fast.data.packed.rows_on_disk import npy_header
+from hiclr_fast.data.packed.writer import MOST_ID
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.archives import read_npz, read_whole
 from hiclr_fast.skeletons import Layout
 
 Channels = Literal["auto", "xyz", "xy", "xys"]
+NUMBER = re.compile(r"-?[0-9]+")
 COLUMNS = ("name", "label", "subject", "view", "split")
+LARGEST_TABLE = 1 << 26  # bytes
 PIXELS = 20  # coordinates beyond it are no metres: with a third channel within 0 and 1 that is a score
 
 
@@ -35,12 +40,15 @@ def find_clips(folder: Path) -> list[Path]:
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
     """{name: the other columns that are not empty}."""
+    text = io.TextIOWrapper(io.BytesIO(read_whole(path, LARGEST_TABLE)), encoding="utf-8-sig", newline="")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header, lines = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return _table(csv.DictReader(text), path)
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV ({error}); expected the columns {', '.join(COLUMNS)}") from None
+
+
+def _table(lines: csv.DictReader, path: Path) -> dict[str, dict[str, str]]:
+    header = lines.fieldnames or []
     unknown = [column for column in header if column not in COLUMNS]
     if "name" not in header or unknown:
         found = ", ".join(map(str, header))[:200]
@@ -52,9 +60,12 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
             what = "too many fields" if None in line else f"name {name!r} is empty or there twice"
             raise InputError(f"{where}: {what}; correct it")
         table[name] = {c: line[c].strip() for c in header if c != "name" and (line[c] or "").strip()}
-        view, split = table[name].get("view", "0"), table[name].get("split", "train")
-        if not view.isdecimal() or split not in ("train", "val"):
-            raise InputError(f"{where}: view {view!r}, split {split!r}; expected a whole number, and train or val")
+        view, split, subject = (table[name].get(c, usual) for c, usual in (("view", "0"), ("split", "train"), ("subject", "")))
+        if not NUMBER.fullmatch(view) or split not in ("train", "val"):
+            raise InputError(f"{where}: view {view[:40]!r}, split {split[:40]!r}; expected a whole number, and train or val")
+        for column, value in (("view", view), ("subject", subject)):
+            if NUMBER.fullmatch(value) and (len(value) > len(str(MOST_ID)) or not -1 <= int(value) <= MOST_ID):
+                raise InputError(f"{where}: {column} {value[:40]}; expected 0 to {MOST_ID}, or -1 or nothing where it is unknown")
     return table
 
 
@@ -78,6 +89,7 @@ class Clips:
         if x.ndim != 4 or x.shape[1] != joints or x.shape[2] not in sizes or not len(x):
             wanted = f"(frames, {joints} joints of {self.layout.name}, {' or '.join(map(str, sizes))}) or with bodies at the end"
             raise InputError(f"{path}: shape {x.shape}, expected {wanted}")
+        check_length(len(x), str(path))
         if x.shape[2] == 3 and self.channels == "auto" and _is_score(x):
             raise InputError(
                 f"{path}: the third channel lies within 0 and 1, the others do not: give --channels xys if it is the score of a "
@@ -107,6 +119,8 @@ class Clips:
         """x (..., M') with `bodies` bodies."""
         if x[..., self.bodies :].any():
             raise InputError(f"{path}: {x.shape[-1]} bodies, {self.bodies} are kept; give more --bodies, or choose some")
+        if x.dtype == np.float32 and x.shape[-1] == self.bodies:
+            return x
         out = np.zeros((*x.shape[:-1], self.bodies), np.float32)
         out[..., : x.shape[-1]] = x[..., : self.bodies]
         return out

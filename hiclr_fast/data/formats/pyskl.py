@@ -9,7 +9,7 @@ import numpy as np
 
 from hiclr_fast.data.formats.ntu import NAME
 from hiclr_fast.data.formats.official import MOST_CLASSES
-from hiclr_fast.data.formats.recording import Recording
+from hiclr_fast.data.formats.recording import Recording, check_length
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.pickles import load_plain_pickle
 
@@ -46,8 +46,9 @@ class Annotations:
                 if self.split is not None and self.split.setdefault(name, split) != split:
                     raise InputError(f"{path}: {name[:80]} is in both {train!r} and {val!r}; choose splits that do not overlap")
         points = [one.get("keypoint") if isinstance(one, dict) else None for one in self.annotations]
-        for what, values in (("annotation", self.annotations), ("keypoint", [p for p in points if isinstance(p, np.ndarray)])):
-            if len({id(value) for value in values}) < len(values):
+        places = [p.ctypes.data for p in points if isinstance(p, np.ndarray)]  # of their bytes, which other arrays may share
+        for what, values in (("annotation", [id(one) for one in self.annotations]), ("keypoint", places)):
+            if len(set(values)) < len(values):
                 raise InputError(f"{path}: the same {what} stands for several samples; each has its own in pyskl's files")
 
     def __len__(self) -> int:
@@ -79,6 +80,7 @@ class Annotations:
             raise InputError(f"{where}: keypoint is no float array (bodies, frames, joints, 2 or 3)")
         if min(points.shape) < 1:
             raise InputError(f"{where}: keypoint {points.shape} is empty")
+        check_length(points.shape[1], where)
         score, image = self._score(one, points, where), self._image(one, where)
         kept = np.arange(min(len(points), BODIES))
         if score is not None and len(points) > BODIES:

@@ -11,6 +11,8 @@ from hiclr_fast.files.archives import open_regular
 
 LARGEST = 1 << 30  # bytes of one text or JSON recording; the largest real ones have tens of megabytes
 
+MOST_FRAMES = 1 << 17  # of one recording: over an hour at 30 a second
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -30,6 +32,11 @@ class Recording:
     split: str | None = None
     score: np.ndarray | None = None
     image: tuple[float, float] | None = None
+
+
+def check_length(frames: int, where: str) -> None:
+    if frames > MOST_FRAMES:
+        raise InputError(f"{where}: {frames} frames, a recording has at most {MOST_FRAMES}; cut it into its actions")
 
 
 def read_padded(path: Path, pad: int) -> np.ndarray:

@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from hiclr_fast.data.convert import Conversion, Report, convert
-from hiclr_fast.data.formats.recording import Recording
+from hiclr_fast.data.formats.recording import Recording, check_length
 from hiclr_fast.data.labels import LARGEST, name_classes
+from hiclr_fast.data.packed.writer import MOST_ID
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_whole
@@ -79,11 +80,17 @@ def check_sequences(arrays: dict[str, np.ndarray], layout: Layout, where: str) -
         if name in arrays and arrays[name].dtype.kind not in kinds:
             expected = " or ".join(KINDS[k] for k in kinds if k in KINDS)
             raise InputError(f"{where}: {name} is {arrays[name].dtype}, expected {expected}")
-        if name in arrays and arrays[name].dtype.kind in "iu" and n and arrays[name].max() > np.iinfo(np.int32).max:
-            raise InputError(f"{where}: {name} {arrays[name].max()}, expected at most {np.iinfo(np.int32).max}")
+        if name in arrays and arrays[name].dtype.kind in "iu":
+            wrong = [v for v in (arrays[name].min(), arrays[name].max()) if not -1 <= v <= MOST_ID]
+            if wrong:
+                raise InputError(f"{where}: {name} {wrong[0]}, expected 0 to {MOST_ID}, or -1 where it is unknown")
     expected = (*frames.shape[:2], *frames.shape[3:])
     if "score" in arrays and (arrays["score"].shape != expected or arrays["score"].dtype.kind != "f"):
         raise InputError(f"{where}: score {arrays['score'].dtype} {arrays['score'].shape}, expected float {expected}")
+    if "class_names" in arrays:
+        names = arrays["class_names"]
+        if names.ndim != 1 or names.dtype.kind != "U" or len(np.unique(names)) < len(names):
+            raise InputError(f"{where}: class_names {names.dtype} {names.shape}, expected (C,) text, each name once")
     if "image" in arrays and (arrays["image"].shape not in ((2,), (n, 2)) or arrays["image"].dtype.kind not in "iuf"):
         raise InputError(f"{where}: image {arrays['image'].shape}, expected width and height, (2,) or ({n}, 2)")
 
@@ -101,6 +108,7 @@ class Sequences:
         self.columns |= {name: arrays[name] for name in self.columns if name in arrays}
 
     def read(self, i: int) -> list[Recording]:
+        check_length(np.diff(self.arrays["offsets"][i : i + 2])[0], f"sequence {i}")
         frames, score = (self._bodies(name, i) for name in ("frames", "score"))
         image = self.arrays.get("image")
         image = None if image is None else tuple(float(v) for v in (image if image.ndim == 1 else image[i]))

@@ -1,7 +1,6 @@
 """Writes a packed dataset: rows stream through, the folder is whole or absent."""
 
 import csv
-import glob
 import hashlib
 import json
 import os
@@ -9,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import FORMAT, VERSION, Split, check_labels, check_values, chunks
 from hiclr_fast.errors import InputError, os_sentence, writing
-from hiclr_fast.files.archives import sha256
-from hiclr_fast.files.atomic import new_folder
+from hiclr_fast.files.archives import is_text, sha256
+from hiclr_fast.files.atomic import left_over, new_folder
 from hiclr_fast.skeletons import METRES, Layout, Space
 
 SHARD = 1 << 30  # bytes of one row file
+MOST_ID = np.iinfo(np.int32).max  # of a subject or a view
 MAX_SHARDS = 256  # all stay open while a set is read
 
 
@@ -40,7 +41,7 @@ def exclusive(out: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {os_sentence(error, out)}") from None
     try:
         _must_be_new(out)  # another process may have finished it meanwhile
-        for left in out.parent.glob(f".{glob.escape(out.stem)}.*tmp{glob.escape(out.suffix)}"):  # of processes that were killed
+        for left in left_over(out):
             shutil.rmtree(left, ignore_errors=True)
         with writing(out):
             yield out
@@ -78,6 +79,12 @@ def write_packed(
         if len(data) == 0:
             raise InputError(f"{source}: the {split} split would be empty; check the split option")
         check_labels(data.label, len(classes), f"{source} {split}")
+        for name, subject, view in zip(data.name.tolist(), data.subject.tolist(), data.view.tolist(), strict=True):
+            check_ids(subject, view, f"{source} {split}: sample {name}")
+            _check_text(name, "sample", source)
+    for what, names in (("class", classes), ("subject", subjects)):
+        for name in names:
+            _check_text(name, what, source)
     with nullcontext(Path(out)) if locked else exclusive(out) as out, new_folder(out) as temporary:
         meta = _write_files(temporary, splits, source, shard_bytes, report)
         meta |= {
@@ -89,6 +96,18 @@ def write_packed(
             "preprocessing": preprocessing,
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def check_ids(subject: Any, view: Any, where: str) -> None:
+    """InputError where a number is none that a packed set holds; subjects may be names."""
+    for what, value in (("subject", subject), ("view", view)):
+        if not isinstance(value, str) and not -1 <= value <= MOST_ID:
+            raise InputError(f"{where} has {what} {value}, expected 0 to {MOST_ID}, or -1 where it is unknown")
+
+
+def _check_text(name: str, what: str, source: str) -> None:
+    if not is_text(name):
+        raise InputError(f"{source}: the name {name[:80]!r} of a {what} holds halves of characters; rename it")
 
 
 def _write_files(folder: Path, splits: dict[str, Split], source: str, shard_bytes: int, report: Sequence) -> dict:
