@@ -65,7 +65,8 @@ def _table(lines: csv.DictReader, path: Path) -> dict[str, dict[str, str]]:
             raise InputError(f"{where}: view {view[:40]!r}, split {split[:40]!r}; expected a whole number, and train or val")
         for column, value in (("view", view), ("subject", subject)):
             if NUMBER.fullmatch(value) and (len(value) > len(str(MOST_ID)) or not -1 <= int(value) <= MOST_ID):
-                raise InputError(f"{where}: {column} {value[:40]}; expected 0 to {MOST_ID}, or -1 or nothing where it is unknown")
+                expected = f"0 to {MOST_ID}, or -1 or nothing where it is unknown" + ", or a name" * (column == "subject")
+                raise InputError(f"{where}: {column} {value[:40]}; expected {expected}")
     return table
 
 

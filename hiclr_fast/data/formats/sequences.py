@@ -81,7 +81,8 @@ def check_sequences(arrays: dict[str, np.ndarray], layout: Layout, where: str) -
             expected = " or ".join(KINDS[k] for k in kinds if k in KINDS)
             raise InputError(f"{where}: {name} is {arrays[name].dtype}, expected {expected}")
         if name in arrays and arrays[name].dtype.kind in "iu":
-            wrong = [v for v in (arrays[name].min(), arrays[name].max()) if not -1 <= v <= MOST_ID]
+            least = -MOST_ID if name == "label" else -1  # of negative labels `name_classes` says more
+            wrong = [v for v in (arrays[name].min(), arrays[name].max()) if not least <= v <= MOST_ID]
             if wrong:
                 raise InputError(f"{where}: {name} {wrong[0]}, expected 0 to {MOST_ID}, or -1 where it is unknown")
     expected = (*frames.shape[:2], *frames.shape[3:])
