@@ -23,7 +23,7 @@ from hiclr_fast.data.prepare import Ntu
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz
-from hiclr_fast.files.json_files import read_json, read_json_lines
+from hiclr_fast.files.json_files import parse_json, read_json, read_json_lines
 from hiclr_fast.files.tensors import load_tensors
 from hiclr_fast.files.yaml_files import dump_yaml, read_yaml
 from hiclr_fast.pretraining.config import load_yaml
@@ -215,3 +215,10 @@ except ValueError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "that claim to unpack to 200000" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("text", [b'{"a": ["x", "\\ud800"]}', b'{"\\udfff": 1}'])
+def test_half_a_character_is_no_text(text):
+    with pytest.raises(InputError, match="half a character"):
+        parse_json(text, "here")
+    assert parse_json(b'["\\ud83d\\ude00"]', "here") == ["\U0001f600"]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Packed, Split
 from hiclr_fast.errors import InputError, writing
-from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.archives import open_regular, open_zip, read_npz
 from hiclr_fast.files.atomic import write_npz
 from hiclr_fast.inference.encoder import pooled
 from hiclr_fast.inference.rows import BATCH
@@ -187,8 +187,8 @@ def _write(features: dict[str, Features], path: Path, key: str | None = None) ->
 def _is_features(path: Path) -> bool:
     """By the names of the arrays alone."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, open_zip(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # an InputError is a ValueError
         return False
     return bool(names) and all(name.rpartition("/")[2] in ("features", "label", "name") and "/" in name for name in names)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hiclr_fast.errors import InputError
-from hiclr_fast.files.archives import UNREADABLE, read_whole, reason_of
+from hiclr_fast.files.archives import UNREADABLE, is_text, read_whole, reason_of
 
 LARGEST, SPARE = 1 << 30, 64 << 20
 DEEPEST, MOST_DIGITS = 100, 40
@@ -51,7 +51,7 @@ def parse_json(text: bytes, where: str, finite: bool = True) -> Any:
     try:
         found = json.loads(text, object_pairs_hook=_once, **(strict if finite else dict(parse_constant=float)))
         if finite:
-            _check_depth(found)
+            _check_values(found)
         return found
     except UNREADABLE as error:
         raise InputError(f"{where}: not readable JSON ({reason_of(error)}); replace or remove it") from None
@@ -93,9 +93,11 @@ def _whole(word: str) -> int:
     return int(word)
 
 
-def _check_depth(value: Any) -> None:
+def _check_values(value: Any) -> None:
     depth, level = 0, [value]
-    while level := [v for x in level if isinstance(x, (list, dict)) for v in (x.values() if isinstance(x, dict) else x)]:
+    while level := [v for x in level if isinstance(x, (list, dict)) for v in (*x, *(x.values() if isinstance(x, dict) else ()))]:
         depth += 1
+        if not all(is_text(text) for text in level if isinstance(text, str)):
+            raise ValueError("half a character in a text")
         if depth > DEEPEST:
             raise ValueError(f"nested more than {DEEPEST} times")

@@ -8,6 +8,9 @@ from typing import Any
 from hiclr_fast.errors import InputError
 
 
+HUGE = 1e30  # what float32 still holds, times a batch; as good as Inf where a sentence says what is allowed
+
+
 @dataclass(frozen=True)
 class Range:
     """low to high, both included where not `above` or `below`; never NaN. For a list: of each of its numbers."""
@@ -27,17 +30,18 @@ class Range:
         return over and under
 
     def __str__(self) -> str:
-        if self.above and math.isinf(self.high):
+        endless = self.high >= HUGE
+        if self.above and endless:
             return f"a finite number above {self.low:g}"
         low = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
-        if math.isinf(self.high):
+        if endless:
             return f"{low} and finite"
-        high = int(self.high) if float(self.high).is_integer() and self.high < 1e15 else self.high
+        high = int(self.high) if float(self.high).is_integer() else self.high
         return f"{low} and {'less than' if self.below else 'at most'} {high}"
 
 
 COUNT, SOME = Range(0, 10**9), Range(1, 10**9)  # whole numbers: none is allowed, at least one
-FINITE, POSITIVE, SHARE = Range(0, 1e30), Range(0, 1e30, above=True), Range(0, 1)  # float32 holds 1e30 times a batch
+FINITE, POSITIVE, SHARE = Range(0, HUGE), Range(0, HUGE, above=True), Range(0, 1)
 SEED = Range(0, 2**32 - 1)
 SHOWN = 60  # characters of a wrong value
 LENGTH = Range(0, 10**7, above=True)  # of a training or a batch
