@@ -7,7 +7,6 @@ from typing import Any
 
 from hiclr_fast.errors import InputError
 
-
 HUGE = 1e30  # what float32 still holds, times a batch; as good as Inf where a sentence says what is allowed
 
 
