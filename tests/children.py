@@ -5,12 +5,14 @@ Not imported by tests, whose process has threads of its own: `scripts/campaign.p
 
 import contextlib
 import errno
+import faulthandler
 import fcntl
 import os
 import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from helpers import packed
+from tqdm import tqdm
 
 import hiclr_fast.data.loading.loader as loading
 from hiclr_fast.cli import COMMANDS, script
@@ -46,7 +49,7 @@ class Ended:
         lines = [line.strip() for line in self.text.replace("\r", "\n").splitlines() if line.strip()]
         last = lines[-1] if lines else ""
         if self.code is None:
-            return WRONG, f"no end within {self.seconds:.0f} s: {last[:200]}"
+            return WRONG, f"no end within {self.seconds:.0f} s: {self.text[-3000:]}"
         if "Traceback" in self.text or "Exception ignored" in self.text:
             return WRONG, f"traceback: {last[:300]}"
         if self.code == 0:
@@ -108,6 +111,8 @@ class Child:
         if memory is not None:
             limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        tqdm.set_lock(threading.RLock())  # its usual one is shared with every child, whatever a killed one did with it
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
         code = 1
         try:
             fault()
@@ -134,6 +139,8 @@ class Child:
                 code = os.waitstatus_to_exitcode(status)
                 return Ended(code, self._text(), time.monotonic() - self.began)
             time.sleep(0.005)
+        os.kill(self.pid, signal.SIGUSR1)  # it says where it is
+        time.sleep(0.5)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         return Ended(None, self._text(), seconds)
@@ -157,6 +164,7 @@ class Place:
         for late in ("hiclr_fast.reports.run_report", "sklearn.cluster", "sklearn.manifold", "sklearn.metrics", "scipy.optimize"):
             __import__(late)
         torch.set_num_threads(1)
+        tqdm.monitor_interval = 0  # no thread that a child would miss
         real = loading.make_feed  # importing DALI takes every child seconds
         loading.make_feed = lambda split, ids, size, device, dali: real(split, ids, size, device, False)
         self.folder, self.number, self.kinds = folder.resolve(), 0, {}

@@ -74,8 +74,6 @@ def row_of(recording: Recording, layout: Layout, how: Preprocess) -> tuple[np.nd
         row, note = preprocess_noted(frames, layout, how, recording.name, score, recording.image)
         if not np.abs(row).max() <= LARGE:
             raise InputError(f"{recording.name}: coordinates beyond {LARGE:g}; drop the file, or check its unit")
-    if not row.any():
-        raise InputError(f"{recording.name}: all its joints lie in one point, or never move; drop the file")
     report = [(recording.name, "repaired", mended)] * bool(mended)
     return row, report + [(recording.name, "filled" if how.gaps == "keep" else "cut", note)] * bool(note)
 
@@ -102,6 +100,8 @@ def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how:
                 others = "(x, y)" if flat else "(x, y, z)"
                 raise InputError(f"{name}: shape {recording.frames.shape}, the other recordings are {others}; drop it")
             row, done = row_of(recording, layout, how)
+            if not row.any():
+                raise InputError(f"{name}: all its joints lie in one point, or never move; drop the file")
             if options.strict and (mended := [what for _, word, what in done if word == "repaired"]):
                 raise InputError(f"{name}: {mended[0]}; repair the file, or leave out --strict")
             kept.append((row, recording))
