@@ -17,7 +17,8 @@ import torch
 import yaml
 from campaign_processes import Found, worst
 from campaign_settings import lies
-from children import FINE, REFUSED, TINY, WRONG, Place, at_change, die
+from children import FINE, REFUSED, TINY, WRONG, Place
+from faults import at_change, die
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import sha256

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from children import REFUSED, TINY, WRONG, Ended, Place, at_change, die, no_space, same
+from children import REFUSED, TINY, WRONG, Ended, Place, same
+from faults import at_change, die, no_space
 
 from hiclr_fast.evaluation.results import read_results, read_scores
 from hiclr_fast.files.tensors import load_checkpoint

@@ -4,7 +4,6 @@ Not imported by tests, whose process has threads of its own: `scripts/campaign.p
 """
 
 import contextlib
-import errno
 import faulthandler
 import fcntl
 import os
@@ -33,7 +32,6 @@ TINY = (
     "--device cpu --threads 1 --hidden-channels 2 --hidden-dim 8 --feature-dim 8 --queue-size 16 --batch-size 8 --lr 0.01 "
     "--momentum 0.9 --init torch --knn-every 2 --loader resident --epochs 3"
 ).split()
-CHANGES = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}  # audited; which argument is the path
 
 
 @dataclass
@@ -208,38 +206,6 @@ class Place:
     def call(self, function: Callable[[], object], **how) -> Child:
         self.number += 1
         return Child(function, **{"cwd": self.here, **how})
-
-
-def at_change(n: int, folder: Path, do: Callable[[], None]) -> Callable[[], None]:
-    """A fault: `do` just before the n-th change of files below `folder`."""
-
-    def install() -> None:
-        seen = [0]
-
-        def hook(event: str, args: tuple) -> None:
-            if event not in CHANGES or (event == "open" and not _writes(*args[1:3])):
-                return
-            path = args[CHANGES[event]]
-            if isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(str(folder)):
-                seen[0] += 1
-                if seen[0] == n:
-                    do()
-
-        sys.addaudithook(hook)
-
-    return install
-
-
-def _writes(mode: str | None, flags: int) -> bool:
-    return any(c in mode for c in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
-
-
-def no_space() -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def same(a: object, b: object) -> bool:

@@ -162,7 +162,7 @@ def test_halves_of_characters(tmp_path):
     meta = json.loads((tmp_path / "set" / "meta.json").read_text())
     meta["layout"]["name"] = half
     (tmp_path / "set" / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(InputError, match="holds halves of characters"):
+    with pytest.raises(InputError, match="half a character"):
         open_packed(tmp_path / "set")
     data = split(3)
     bad = ["a", "b", half]
