@@ -117,8 +117,7 @@ def by_structure(file: Path, rng: random.Random) -> bool:
     elif file.suffix == ".yaml":
         file.write_text(yaml.safe_dump(changed(yaml.safe_load(file.read_text()), rng)))
     elif file.suffix == ".jsonl":
-        lines = [changed(json.loads(line), rng) for line in file.read_text().splitlines()]
-        lines = [json.dumps(line, default=repr, skipkeys=True) for line in lines]
+        lines = [json.dumps(changed(json.loads(x), rng), default=repr, skipkeys=True) for x in file.read_text().splitlines()]
         file.write_text("\n".join(lines) + rng.choice(("\n", "", "\n\0\0\0\n", "\n\n", '\n{"epoch": 9')))
     elif file.suffix == ".npz":
         with np.load(file) as arrays:
