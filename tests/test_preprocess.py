@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hiclr_fast.data.gaps import Filled
-from hiclr_fast.data.geometry import resize_frames, rotation_angles
+from hiclr_fast.data.geometry import between_frames, rotation_angles, source_frames
 from hiclr_fast.data.preprocess import Preprocess, preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.skeletons import LAYOUTS
@@ -41,7 +41,7 @@ def test_gap_cuts_the_tail_or_is_interpolated(golden):
 def test_resize_of_a_ramp_is_a_clamped_ramp(length):
     x = np.arange(length, dtype=float).reshape(-1, 1, 1, 1)
     want = np.clip((np.arange(50) + 0.5) * length / 50 - 0.5, 0, length - 1)
-    np.testing.assert_allclose(resize_frames(x, 50)[:, 0, 0, 0], want)
+    np.testing.assert_allclose(between_frames(x, *source_frames(len(x), 50))[:, 0, 0, 0], want)
 
 
 def walker(frames=20, angle=0.0):

@@ -78,6 +78,7 @@ def test_a_run_of_other_settings_is_not_taken(tmp_path):
     data, config, out = open_packed(packed(tmp_path / "set")), tiny(epochs=1, knn_every=0), tmp_path / "run"
     assert pretrain_stage(config, data, out)
     assert pretrain_stage(replace(config, threads=2, knn_every=1), data, out)
+    assert pretrain_stage(replace(config, mining_epoch=10**6), data, out)  # never, in other words
     for changes, message in (
         (dict(epochs=9), "epochs 1, expected 9"),
         (dict(encoder="dsta"), "encoder stgcn, expected dsta"),

@@ -53,11 +53,11 @@ class Views:
 
         self.augment.check()
         data = open_packed(self.data)
+        found = pictures(data, self.split, self.index, self.stream, self.augment, self.seed)
         stem = self.out / f"views_{self.split}_{self.index}_{self.stream}"
         sheet, moving = (stem.with_suffix(ending) for ending in (".png", ".gif"))
-        for file in (sheet, moving):
-            new_file(file, (file.suffix,))
-        found = pictures(data, self.split, self.index, self.stream, self.augment, self.seed)
+        new_file(sheet, (".png",))
+        new_file(moving, (".gif",))
         contact_sheet(found, data.layout.bones, sheet)
         animation(found, data.layout.bones, moving)
         print(f"{sheet} and {moving}")

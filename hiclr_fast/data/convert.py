@@ -25,7 +25,7 @@ from hiclr_fast.data.packed.rows_on_disk import Rows
 from hiclr_fast.data.packed.writer import check_ids, exclusive, write_packed
 from hiclr_fast.data.preprocess import Preprocess, body_size, preprocess_noted
 from hiclr_fast.errors import InputError, writing
-from hiclr_fast.files.archives import read_npz
+from hiclr_fast.files.archives import is_text, read_npz
 from hiclr_fast.files.atomic import write_npz
 from hiclr_fast.files.ranges import Range, check_ranges
 from hiclr_fast.skeletons import Layout
@@ -90,7 +90,7 @@ def _one(item: Any, read: Callable[[Any], list[Recording]], layout: Layout, how:
     for recording in recordings:
         name = recording.name
         try:
-            if _spelled(recording.name) != recording.name:
+            if not is_text(recording.name):
                 raise InputError(f"{_spelled(recording.name)}: the name is no text; rename the file")
             check_ids(recording.subject, recording.view, name)
             check_length(len(recording.frames), name)

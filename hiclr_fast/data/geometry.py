@@ -1,24 +1,20 @@
-"""The arithmetic of preprocessing: a number of frames becomes another, shoulders turn to the x axis, poses have a mean."""
+"""The arithmetic of preprocessing: resampling in time, rotation about the vertical axis, mean poses."""
 
 import numpy as np
 
 from hiclr_fast.data.gaps import present
 
 
-def resize_frames(x: np.ndarray, frames: int) -> np.ndarray:
-    """Linear interpolation along frames as cv2.resize INTER_LINEAR does it: source (i + 0.5) * F / T - 0.5, clamped,
-    no smoothing. x: (F, ...) -> (T, ...) float64."""
-    return between_frames(x, *source_frames(len(x), frames))
-
-
 def source_frames(length: int, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(two source frames, weight of the second), each (T,), of every frame of the result."""
+    """(two source frames, weight of the second), each (T,), of every frame of the result. As cv2.resize INTER_LINEAR does it:
+    source (i + 0.5) * F / T - 0.5, clamped, no smoothing."""
     source = np.clip((np.arange(frames) + 0.5) * length / frames - 0.5, 0, length - 1)
     low = np.floor(source).astype(int)
     return low, np.minimum(low + 1, length - 1), source - low
 
 
 def between_frames(x: np.ndarray, low: np.ndarray, high: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(F, ...) -> (T, ...) float64: between the two source frames."""
     weight = weight.reshape(-1, *[1] * (x.ndim - 1))
     return x[low] * (1 - weight) + x[high] * weight
 

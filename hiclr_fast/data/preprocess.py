@@ -113,11 +113,11 @@ def body_size(x: np.ndarray) -> float:
 
 def _size(parts: Iterable[np.ndarray]) -> float:
     """`body_size` of the frames in all parts."""
-    sides = [np.empty(0)]
+    sides = []
     for x in parts:
         first = x[present(x[..., :1])[:, 0], ..., 0]
         sides.append((first.max(axis=1) - first.min(axis=1)).max(axis=1))
-    found = np.concatenate(sides[1:] or sides)
+    found = np.concatenate(sides) if sides else np.empty(0)
     return float(np.median(found)) if len(found) else 0.0
 
 

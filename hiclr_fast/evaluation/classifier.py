@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hiclr_fast.data.packed.dataset import Split
 from hiclr_fast.distributed import ALONE, Ranks
-from hiclr_fast.errors import InputError
+from hiclr_fast.errors import Diverged, InputError
 from hiclr_fast.evaluation.classifier_step import ClassifierStep
 from hiclr_fast.evaluation.features import check_statistics
 from hiclr_fast.evaluation.metrics import topk_accuracy
@@ -104,7 +104,7 @@ class Training:
             self.do_step((order[first : first + part],))
         (total,) = Readback(self.device).now(self.ranks.mean(self.step.total.clone())[None])
         if not np.isfinite(total):
-            raise InputError(f"the loss became NaN or Inf in epoch {epoch}; lower --lr, or train without --amp")
+            raise Diverged(f"the loss became NaN or Inf in epoch {epoch}; lower --lr, or train without --amp")
         self.losses.append(total / steps)
         self.epoch = epoch
 
@@ -120,7 +120,7 @@ class Training:
         found = torch.cat(parts).numpy()
         where = f"epoch {self.epoch}"
         if not np.isfinite(found).all():
-            raise InputError(f"{where}: scores became NaN or Inf; the state before it is kept. Lower --lr, or check the data")
+            raise Diverged(f"{where}: scores became NaN or Inf; the state before it is kept. Lower --lr, or check the data")
         check_statistics(self.model, where)
         return found
 

@@ -35,8 +35,8 @@ class Outcome:
 
     percent: the numbers of its row. name, label: (N,) of the validation split. samples: per-sample arrays (N, ...), by
     convention `scores` (N, C) where a class is predicted. more: whatever else belongs into results.json. texts: further
-    files, by name. parts: {name of a folder below: where the result that belongs there stands now}, of those that it was made
-    from. trained: whether UNFINISHED is of this evaluation.
+    files, by name. parts: the results that this one is a mean of, {name of a folder below: where it lies until the exchange}.
+    trained: whether UNFINISHED is of this evaluation.
     """
 
     percent: dict[str, float]
@@ -199,9 +199,10 @@ def check_own(folder: Path, found: dict[str, Any] | None) -> None:
     """InputError where a file by the name of one of ours is there that no evaluation has made. found: `read_facts` of the folder;
     without, the files may be those of an evaluation that was killed while it exchanged them, scores.npz first."""
     for name in (SCORES, CLASSIFIER, NEIGHBOURS):
-        listed = found is not None and name in found.get("files", {name: ""})  # older ones have no list
+        if not os.path.lexists(folder / name) or (found is not None and name in found.get("files", {name: ""})):  # older: no list
+            continue
         killed = (found is None or name == SCORES) and _is_scores(folder / SCORES)
-        if os.path.lexists(folder / name) and not (listed or killed or _is_classifier(folder / name)):
+        if not (killed or _is_classifier(folder / name)):
             raise InputError(f"{folder / name} is not of an evaluation; give another folder with --out, or move it away")
 
 

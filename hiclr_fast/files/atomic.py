@@ -106,11 +106,11 @@ def _remove(files: list[Path]) -> None:
 
 
 def new_file(path: Path | None, endings: Sequence[str]) -> None:
-    """InputError, before any work, when a file to write exists or has another ending."""
+    """InputError, before any work, when a file to write exists or has another ending; makes its folder."""
     if path is None:
         return
     if path.suffix not in endings:
         raise InputError(f"{path}: unknown kind of file; name it {' or '.join(endings)}")
     if path.exists():
-        raise InputError(f"{path} exists already; choose another name")
+        raise InputError(f"{path} exists already; choose another place")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """JSON that somebody else may have written or cut: results, descriptions, metrics, recordings.
 
-Limits: what Python makes of it, by its brackets, commas and quotes, is at most twice the file and SPARE bytes; a key stands once;
-NaN, Infinity, what rounds to it and whole numbers of more than MOST_DIGITS digits are no numbers, and nothing is nested more than
-DEEPEST times, except where a recording may hold them. Types are checked by `expect`: the few fields of each
-file are named where it is read, so that a schema language would be a second description of them.
+Limits: what Python makes of it, by its brackets, commas and quotes, is at most twice the file and SPARE bytes; a key stands once.
+Except in recordings, NaN, Infinity, what rounds to it and whole numbers of more than MOST_DIGITS digits are no numbers, texts
+hold whole characters, and nothing is nested more than DEEPEST times. Types are checked by `expect`: the few fields of each file
+are named where it is read, so that a schema language would be a second description of them.
 """
 
 import json

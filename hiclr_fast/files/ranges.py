@@ -7,7 +7,7 @@ from typing import Any
 
 from hiclr_fast.errors import InputError
 
-HUGE = 1e30  # what float32 still holds, times a batch; as good as Inf where a sentence says what is allowed
+HUGE = 1e30  # what float32 still holds, times a batch
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,16 @@ class Range:
         under = value < self.high if self.below or math.isinf(self.high) else value <= self.high
         return over and under
 
+    @property
+    def _end(self) -> str:
+        return "" if math.isinf(self.high) else f", up to {self.high:g}"
+
     def __str__(self) -> str:
-        endless = self.high >= HUGE
-        if self.above and endless:
-            return f"a finite number above {self.low:g}"
+        if self.above and self.high >= HUGE:
+            return f"a finite number above {self.low:g}{self._end}"
         low = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
-        if endless:
-            return f"{low} and finite"
+        if self.high >= HUGE:
+            return f"{low} and finite{self._end}"
         high = int(self.high) if float(self.high).is_integer() else self.high
         return f"{low} and {'less than' if self.below else 'at most'} {high}"
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.atomic import write_text
+from hiclr_fast.files.ranges import SHOWN
 from hiclr_fast.files.yaml_files import dump_yaml
 
-SHOWN = 60  # characters of a wrong value
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 

@@ -15,7 +15,7 @@ def queue_health(q: Tensor, key: Tensor, queue: Tensor, pointer: Tensor, tempera
     age_gap: mean cosine of the weakest queries with fresh keys of other samples, minus that with older rows. Both are
         negatives, so a gap can only come from the age of the key encoder that made them: InfoNCE then falls without learning.
     positive: mean cosine of a query with its own key. entropy_b: of p_b over key and older rows, nats.
-        Both are left out where the batch fills the queue.
+        It and age_gap are left out where the batch fills the queue; age_gap also where there is a single key.
     rank: effective rank of the queue, exp of the entropy of its singular values (Roy and Vetterli, EUSIPCO 2007).
     """
     n, size = len(key), len(queue)

@@ -52,16 +52,16 @@ def read_metrics(run: Path) -> list[dict]:
 
 def read_comparison(run: Path, epoch: int) -> dict[str, float]:
     """1-NN percent of coordinates, random and pretrained encoder at the end of the run; empty where there is none of that
-    epoch (the run goes on, or is of an older version)."""
+    epoch (the run goes on)."""
     if not (run / COMPARISON).is_file():
         return {}
     where = str(run / COMPARISON)
-    found = expect(read_json(run / COMPARISON), dict, where)
-    if found.get("epoch") != epoch or "segments" not in found:
+    found = read_json(run / COMPARISON)
+    if found.get("epoch") != epoch:
         return {}
     names = {"raw": "raw coordinates", "random": "random encoder", "pretrained": "pretrained encoder"}
-    for part, kind in (("spaces", str), ("segments", int)):
-        of = expect(found.get(part), dict, where, part)
+    for part, kind, usual in (("spaces", str, "plain"), ("segments", int, 1)):  # older runs had no choice
+        of = expect(found.setdefault(part, dict.fromkeys(names, usual)), dict, where, part)
         for name in names:
             expect(of.get(name), kind, where, f"{part} {name}")
     percent = {name: expect(found.get(name), float, where, name) for name in names}

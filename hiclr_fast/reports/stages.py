@@ -23,6 +23,8 @@ def pretrain_stage(config: PretrainConfig, data: Packed, out: Path) -> bool:
         facts = read_environment(out)
         names = ["epochs", *(name for name in vars(config) if name not in MAY_CHANGE)]
         wanted = {name: (getattr(config, name), getattr(theirs, name)) for name in names}
+        # beyond its epochs a run never mines
+        wanted["mining_epoch"] = tuple(min(c.mining_epoch, c.epochs) for c in (config, theirs))
         wanted["data checksum"] = (data.checksum, facts.get("data_checksum"))
         for what, (mine, found) in wanted.items():
             if mine != found:

@@ -101,11 +101,11 @@ def judge(trainer, data: Packed) -> dict[str, float]:
 def score_one(config: PretrainConfig, data: Packed, run: Path) -> dict[str, float] | None:
     """Trains to the end and judges; None when a signal stopped it. What is done already is not done again.
 
-    {"1-NN", "linear"}; 0 for both, and the reason beside them on the screen, where the setting diverged.
+    {"1-NN", "linear"}; both are 0 where the training or the linear classifier diverged, and the reason is printed.
     """
     file = run / "inner.json"
     if file.is_file():
-        done = expect(read_json(file), dict, str(file))
+        done = read_json(file)
         return {name: expect(done.get(name), float, str(file), name) for name in MEASURES}
     config = replace(config, out=run, data=data.path, knn_every=0)
     trainer = resume(config, data, run) if (run / CHECKPOINT).is_file() else start(config, data, run)

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from hiclr_fast.data.formats.recording import Recording, check_length
+from hiclr_fast.data.packed.dataset import MOST_ID
 from hiclr_fast.data.packed.rows_on_disk import npy_header
-from hiclr_fast.data.packed.writer import MOST_ID
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_npz, read_whole
 from hiclr_fast.skeletons import Layout

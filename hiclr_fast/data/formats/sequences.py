@@ -26,7 +26,7 @@ import numpy as np
 from hiclr_fast.data.convert import Conversion, Report, convert
 from hiclr_fast.data.formats.recording import Recording, check_length
 from hiclr_fast.data.labels import LARGEST, name_classes
-from hiclr_fast.data.packed.writer import MOST_ID
+from hiclr_fast.data.packed.dataset import MOST_ID
 from hiclr_fast.data.preprocess import Preprocess
 from hiclr_fast.errors import InputError
 from hiclr_fast.files.archives import read_whole

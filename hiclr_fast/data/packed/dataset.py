@@ -29,6 +29,7 @@ FORMAT, VERSION, READ = "hiclr_fast packed", 2, (1, 2)  # 1 knew metres in space
 CHUNK = 1 << 24  # bytes of rows read at a time
 LARGEST_META = 1 << 26  # bytes
 MOST_NUMBERS = 1 << 24  # of one sample
+MOST_ID = 2**31 - 1  # subjects and views
 SPLIT, FILE = re.compile(r"[\w-]+"), re.compile(r"[\w-]+\.np[yz]")
 VERIFY = 4 << 30  # bytes; a larger set is not hashed on every opening, `scripts/prepare.py check` does it
 
@@ -165,8 +166,8 @@ def _columns(path: Path, split: str, described: dict, meta: dict) -> tuple:
             raise InputError(f"{file}: {column} is {found}, expected one of kind {kinds} for each of {len(x)} samples")
     check_labels(samples["label"], len(meta["classes"]), f"{path} {split}")
     for column in ("subject", "view"):
-        if len(x) and not -1 <= samples[column].min() <= samples[column].max() <= np.iinfo(np.int32).max:
-            raise InputError(f"{file}: a {column} is below -1 or above {np.iinfo(np.int32).max}; prepare again")
+        if len(x) and not -1 <= samples[column].min() <= samples[column].max() <= MOST_ID:
+            raise InputError(f"{file}: a {column} is below -1 or above {MOST_ID}; prepare again")
     return x, samples["label"].astype(np.int64), samples["name"], *(samples[c].astype(np.int32) for c in ("subject", "view"))
 
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from hiclr_fast.data.packed.dataset import FORMAT, VERSION, Split, check_labels, check_values, chunks
+from hiclr_fast.data.packed.dataset import FORMAT, MOST_ID, MOST_NUMBERS, VERSION, Split, check_labels, check_values, chunks
 from hiclr_fast.errors import InputError, os_sentence, writing
 from hiclr_fast.files.archives import is_text, sha256
 from hiclr_fast.files.atomic import left_over, new_folder
 from hiclr_fast.skeletons import METRES, Layout, Space
 
 SHARD = 1 << 30  # bytes of one row file
-MOST_ID = np.iinfo(np.int32).max  # of a subject or a view
 MAX_SHARDS = 256  # all stay open while a set is read
 
 
@@ -78,6 +78,8 @@ def write_packed(
     for split, data in splits.items():
         if len(data) == 0:
             raise InputError(f"{source}: the {split} split would be empty; check the split option")
+        if math.prod(data.x.shape[1:]) > MOST_NUMBERS:
+            raise InputError(f"{source}: samples of {data.x.shape[1:]} are too large; prepare fewer frames or bodies")
         check_labels(data.label, len(classes), f"{source} {split}")
         for name, subject, view in zip(data.name.tolist(), data.subject.tolist(), data.view.tolist(), strict=True):
             check_ids(subject, view, f"{source} {split}: sample {name}")

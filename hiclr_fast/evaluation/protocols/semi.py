@@ -106,8 +106,8 @@ def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     that was stopped are taken."""
     name, home, found = semi_name(settings.percent), _home(candidate, folder), []
     places = [home.folder / home.name_of(name) / f"repeat{r}" for r in range(settings.repeats)]
-    for place in (folder / place.name for place in places):
-        check_own(place, read_facts(place))
+    for own in (folder / f"repeat{r}" for r in range(settings.repeats)):
+        check_own(own, read_facts(own))
     for r in range(settings.repeats):
         training = replace(settings.training, seed=settings.training.seed + r)
         one = RepeatConfig(settings.percent, r, training)
