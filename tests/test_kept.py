@@ -22,6 +22,7 @@ from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi
 from hiclr_fast.evaluation.results import read_results, result_folders
 from hiclr_fast.evaluation.schedule import FinetuneConfig
+from hiclr_fast.files.atomic import remove_folder
 from hiclr_fast.reports.ablation import ablate
 from hiclr_fast.reports.plan import Plan
 from hiclr_fast.reports.reproduce import reproduce
@@ -161,3 +162,20 @@ def test_tables_and_presets_are_written_over_their_own_alone(tmp_path, command, 
         with pytest.raises(InputError, match=r"exists already and was not made by this command; choose another --out"):
             start()
     assert (tmp_path / other).read_text() == "mine" and {p.name for p in tmp_path.iterdir()} == {"set", mark, other}
+
+
+def test_a_folder_that_once_could_not_be_removed_goes(tmp_path, monkeypatch, capsys):
+    real, refused = os.rmdir, []
+
+    def rmdir(path, **how):
+        if len(refused) < refusals:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, **how)
+
+    for refusals in (1, 9):
+        (tmp_path / "work" / "inner").mkdir(parents=True)
+        refused.clear()
+        monkeypatch.setattr(os, "rmdir", rmdir)
+        remove_folder(tmp_path / "work")
+        assert (tmp_path / "work").exists() is (refusals == 9) is ("could not be removed" in capsys.readouterr().err)

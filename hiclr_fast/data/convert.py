@@ -7,7 +7,6 @@ At the end the chunks become the packed folder, which is renamed into place whol
 import hashlib
 import itertools
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from hiclr_fast.data.packed.writer import check_ids, exclusive, write_packed
 from hiclr_fast.data.preprocess import Preprocess, body_size, preprocess_noted
 from hiclr_fast.errors import InputError, writing
 from hiclr_fast.files.archives import is_text, read_npz
-from hiclr_fast.files.atomic import write_npz
+from hiclr_fast.files.atomic import remove_folder, write_npz
 from hiclr_fast.files.ranges import Range, check_ranges
 from hiclr_fast.skeletons import Layout
 
@@ -155,14 +154,14 @@ def _work_folder(out: Path, key: str) -> Iterator[Path]:
         yield work
     except BaseException as error:
         if not any(work.glob("[0-9]*[0-9].npz")):
-            shutil.rmtree(work, ignore_errors=True)
+            remove_folder(work)
             raise
         stays = f"what was read stays in {work}, and the same command goes on from there; remove it when it is not wanted"
         if isinstance(error, InputError):
             raise InputError(f"{error} ({stays})") from None
         tqdm.write(f"stopped: {stays}")
         raise
-    shutil.rmtree(work)
+    remove_folder(work)
 
 
 def convert(

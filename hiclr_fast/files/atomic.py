@@ -4,6 +4,7 @@ refuses meanwhile is an InputError about that place; the temporary file goes, an
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,3 +115,11 @@ def new_file(path: Path | None, endings: Sequence[str]) -> None:
     if path.exists():
         raise InputError(f"{path} exists already; choose another place")
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """With all that is in it; a note where that cannot be, since whatever it was for is done."""
+    for _ in range(2):  # on a full copy-on-write disk the first deletions make room for the others
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        print(f"note: {folder} could not be removed; remove it", file=sys.stderr)
