@@ -228,7 +228,7 @@ def test_members_that_overlap_or_are_compressed(tmp_path):
 def test_a_header_of_many_empty_tensors(tmp_path):
     """4 MB of header took 100 MB, and 20 MB half a gigabyte."""
     one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    for tensors, end in ((360_000, "at most 2097152 are read"), (30_000, None)):
+    for tensors, end in ((360_000, "not readable safetensors .a header of"), (30_000, None)):
         header = json.dumps(dict.fromkeys(map("{:x}".format, range(tensors)), one), separators=(",", ":")).encode()
         (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
         if end:

@@ -128,8 +128,10 @@ class Synthetic:
 
     def run(self) -> None:
         sizes = dict(subjects=self.subjects, repeats=self.repeats, views=self.views)
-        many = Range(1, 10**4)
-        check_ranges(self, {"subjects": Range(3, 10**4), "repeats": many, "views": many, "seed": SEED}, "--{}")
+        if min(sizes.values()) < 1 or self.subjects < 3:
+            raise InputError(f"synthetic {sizes}: expected at least 3 subjects, 1 repeat and 1 view")
+        most = Range(1, 10**4)
+        check_ranges(self, {"subjects": most, "repeats": most, "views": most, "seed": SEED}, "--{}")
         pack_synthetic(self.out, self.preprocess, **sizes, two_person=self.two_person, seed=self.seed)
         tell(self.out)
 

@@ -25,7 +25,6 @@ from hiclr_fast.inference.classifier import CLASSIFIER
 
 RESULTS, SCORES, NEIGHBOURS = "results.json", "scores.npz", "neighbours.csv"
 MOST_PERCENT = 100.01  # a sum of shares may be a rounding above 100
-CLASSIFYING = ("linear", "finetune", "supervised", "semi")  # protocols whose rows have top1 and top5
 UNFINISHED = "training.pt"  # state of a training that was stopped; gone when the results are there
 
 
@@ -115,8 +114,6 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         numbers = [*found["percent"].values(), found.get("mean_class_top1", 0), found.get("top1_spread") or 0]
         if not all(type(value) in (int, float) and -100 <= value <= MOST_PERCENT for value in numbers):
             raise ValueError("a percentage is none")
-        if found["protocol"].startswith(CLASSIFYING) and not {"top1", "top5"} <= set(found["percent"]):
-            raise ValueError("no top1 or top5")
         classes = found.get("classes", [])
         if type(classes) is not list or not all(isinstance(name, str) for name in (*classes, found.get("space", ""))):
             raise ValueError("classes or space are no text")
@@ -137,6 +134,13 @@ def read_results(folder: Path) -> dict[str, Any] | None:
         if not file.is_file() or sha256(file) != digest:
             raise InputError(f"{folder}: {name} is not of the same evaluation as {RESULTS}; evaluate again")
     return found
+
+
+def percent_of(found: dict[str, Any], name: str) -> float:
+    """A number of a result's row; InputError where the file has lost it."""
+    if name not in found["percent"]:
+        raise InputError(f"a result of {found['protocol']} has no {name}; remove its {RESULTS} and evaluate again")
+    return found["percent"][name]
 
 
 def finished(folder: Path, key: str) -> dict[str, Any] | None:

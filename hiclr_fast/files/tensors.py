@@ -83,7 +83,8 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with open_regular(path) as file:
         header = int.from_bytes(file.read(8), "little")
     if header > LARGEST_HEADER:
-        raise InputError(f"{path}: its header claims {header} bytes, at most {LARGEST_HEADER} are read; take another copy")
+        claims = f"a header of {header} bytes, more than {LARGEST_HEADER}"
+        raise InputError(f"{path}: not readable safetensors ({claims}); take another copy")
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -17,6 +17,7 @@ from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.metrics import mean_spread
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
+from hiclr_fast.evaluation.results import percent_of
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.json_files import may_overwrite
 from hiclr_fast.files.settings import as_plain
@@ -87,7 +88,7 @@ def ablate(plan: Plan) -> bool:
             head = LinearConfig(epochs=plan.linear_epochs, seed=seed)
             line = candidate.evaluate("linear", head, linear_protocol, skip_finished=True)
             near = candidate.evaluate("knn", KnnConfig((1,), space=plan.space), knn, skip_finished=True)
-            percent = {"linear": line["percent"]["top1"], "1-NN": near["percent"]["k=1"]}
+            percent = {"linear": percent_of(line, "top1"), "1-NN": percent_of(near, "k=1")}
             for name, protocol in (("linear", "linear"), ("1-NN", "knn")) if copies else ():
                 folder = candidate.folder / candidate.name_of(protocol)
                 percent[f"{name}, test without copies"] = without_copies([folder], copies)

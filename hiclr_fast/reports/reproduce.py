@@ -19,6 +19,7 @@ from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
 from hiclr_fast.evaluation.protocols.retrieval import RetrievalConfig, retrieval
 from hiclr_fast.evaluation.protocols.semi import run_semi, semi_name
 from hiclr_fast.evaluation.protocols.transfer import moved, run_transfer
+from hiclr_fast.evaluation.results import percent_of
 from hiclr_fast.evaluation.schedule import FinetuneConfig
 from hiclr_fast.files.atomic import write_text
 from hiclr_fast.files.json_files import may_overwrite
@@ -42,12 +43,12 @@ def _knn(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
 
 def _linear(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     config = LinearConfig(epochs=plan.linear_epochs, seed=seed)
-    return {"linear": candidate.evaluate("linear", config, linear_protocol, skip_finished=True)["percent"]["top1"]}
+    return {"linear": percent_of(candidate.evaluate("linear", config, linear_protocol, skip_finished=True), "top1")}
 
 
 def _retrieval(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     found = candidate.evaluate("retrieval", RetrievalConfig(space=plan.space), retrieval, skip_finished=True)
-    return {"retrieval, mAP": found["percent"]["mAP"]}
+    return {"retrieval, mAP": percent_of(found, "mAP")}
 
 
 def _cluster(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
@@ -58,13 +59,13 @@ def _cluster(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
 def _semi(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     config = replace(plan.semi_settings(100).training, seed=seed)
     found = run_semi(candidate, plan.semi_percent, plan.semi_repeats, config, skip_finished=True)
-    return {f"semi, {p:g} %": result["percent"]["top1"] for p, result in zip(plan.semi_percent, found, strict=True)}
+    return {f"semi, {p:g} %": percent_of(result, "top1") for p, result in zip(plan.semi_percent, found, strict=True)}
 
 
 def _finetune(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     config = replace(plan.training, epochs=plan.finetune_epochs, seed=seed)
     name = "supervised" if candidate.origin == "random" else "finetune"
-    return {"finetune": candidate.evaluate(name, config, finetune, skip_finished=True)["percent"]["top1"]}
+    return {"finetune": percent_of(candidate.evaluate(name, config, finetune, skip_finished=True), "top1")}
 
 
 def _transfer(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
@@ -74,7 +75,7 @@ def _transfer(plan: Plan, candidate: Candidate, seed: int) -> dict[str, float]:
     head = LinearConfig(epochs=plan.linear_epochs, seed=seed)
     config = replace(plan.training, epochs=plan.finetune_epochs, seed=seed)
     found = run_transfer(moved(candidate, target), head, config, skip_finished=True)
-    return {f"transfer to {target.path.name}, {name}": result["percent"]["top1"] for name, result in found.items()}
+    return {f"transfer to {target.path.name}, {name}": percent_of(result, "top1") for name, result in found.items()}
 
 
 # Kinds of features as the table names them: (origin, batch-norm statistics of clean data). At its start an encoder has the

@@ -20,7 +20,7 @@ from hiclr_fast.evaluation.candidate import Candidate
 from hiclr_fast.evaluation.features import cached_features
 from hiclr_fast.evaluation.protocols.knn import KnnConfig, knn, usual_ks
 from hiclr_fast.evaluation.protocols.linear import LinearConfig, linear_protocol
-from hiclr_fast.evaluation.results import read_facts, read_results, read_scores, result_folders
+from hiclr_fast.evaluation.results import percent_of, read_facts, read_results, read_scores, result_folders
 from hiclr_fast.files.archives import open_regular
 from hiclr_fast.files.atomic import replacing, write_text
 from hiclr_fast.files.json_files import expect, read_json
@@ -134,7 +134,7 @@ def judged(candidate: Candidate, out: Path) -> tuple[dict[str, str], list[Drawn]
     text = "One validation sample of each of the first classes, and the linear classifier's answer."
     space = "" if near.get("space", "plain") == "plain" else f", {near['space']}"
     headline = {
-        "linear, top-1": f"{linear['percent']['top1']:.1f} %",
+        "linear, top-1": f"{percent_of(linear, 'top1'):.1f} %",
         **({"linear, mean of classes": f"{linear['mean_class_top1']:.1f} %"} if "mean_class_top1" in linear else {}),
         **{f"k-NN, {name}{space}": f"{value:.1f} %" for name, value in list(near["percent"].items())[:1]},
     }

@@ -18,6 +18,7 @@ from hiclr_fast.evaluation.results import (
     RESULTS,
     Outcome,
     check_own,
+    percent_of,
     print_row,
     read_facts,
     read_results,
@@ -112,7 +113,7 @@ def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
         training = replace(settings.training, seed=settings.training.seed + r)
         one = RepeatConfig(settings.percent, r, training)
         found.append(home.evaluate(f"{name}/repeat{r}", one, _repeat, skip_finished=True, quiet=True))
-    tops = [result["percent"]["top1"] for result in found]
+    tops = [percent_of(result, "top1") for result in found]
     mean, spread = mean_spread(tops)
     first = read_scores(places[0])
     more = {
@@ -124,7 +125,7 @@ def semi(candidate, settings: SemiConfig, folder: Path, key: str) -> Outcome:
     }
     if all("mean_class_top1" in result for result in found):
         more["mean_class_top1"] = mean_spread([result["mean_class_top1"] for result in found])[0]
-    percent = {"top1": mean, "top5": mean_spread([result["percent"]["top5"] for result in found])[0]}
+    percent = {"top1": mean, "top5": mean_spread([percent_of(result, "top5") for result in found])[0]}
     parts = {place.name: place for place in places}  # the scores are those of the repeats
     return Outcome(percent, first["name"], first["label"], {}, more, parts=parts)
 
@@ -145,5 +146,5 @@ def run_semi(candidate, percents: tuple[float, ...], repeats: int, training: Fin
         setting = f"{candidate.stream}, {candidate.origin}, {found[-1]['labelled_samples']} labels, n = {repeats}"
         known = {} if spread is None else {"spread": spread}
         if candidate.ranks.rank == 0:
-            print_row(f"semi {percent:g} %", setting, {"top1": found[-1]["percent"]["top1"], **known})
+            print_row(f"semi {percent:g} %", setting, {"top1": percent_of(found[-1], "top1"), **known})
     return found
