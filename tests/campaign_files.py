@@ -67,7 +67,7 @@ def changed(value: Any, rng: random.Random) -> Any:
 def _arrays(found: dict[str, np.ndarray], rng: random.Random) -> dict[str, np.ndarray]:
     name = rng.choice(list(found))
     x = found[name]
-    odd = [x[:-1], x[None], x.astype("S"), x.astype("U"), x.astype("O"), x[::-1], np.zeros(0), np.array(5)]
+    odd = [x[None], x.astype("S"), x.astype("U"), x.astype("O"), np.zeros(0), np.array(5), *([x[:-1], x[::-1]] if x.ndim else [])]
     if x.dtype.kind in "iuf":
         odd.append(x.astype(">f8"))
     if x.ndim and x.nbytes < 10**5:
